@@ -16,9 +16,9 @@ import numpy as np
 from .trial import Scene, Trial, read_trial
 
 # %% auto #0
-__all__ = ['THRESHOLDS', 'AREA_RANGES', 'RECALLS', 'coco_oks', 'match', 'outside', 'Verdict', 'judge', 'precision_recall',
-           'interpolate', 'accumulate', 'mean_of_known', 'summarize', 'pair_up', 'correct_joints', 'judge_all',
-           'only_joint', 'judge_with_pycocotools', 'evaluate_coco']
+__all__ = ['THRESHOLDS', 'AREA_RANGES', 'RECALLS', 'coco_oks', 'match', 'outside', 'Verdict', 'judge', 'judge_images',
+           'precision_recall', 'interpolate', 'accumulate', 'mean_of_known', 'summarize', 'pair_up', 'correct_joints',
+           'judge_all', 'only_joint', 'judge_with_pycocotools', 'evaluate_coco']
 
 # %% ../../nbs/4_metric/40_average_precision.ipynb #6956c07a
 def coco_oks(
@@ -107,6 +107,19 @@ def judge(
     left_out = on_ignored | (~somebody & outside(scene.detected_areas, ranges)[:, None])
     return Verdict(scene.scores, somebody & ~on_ignored, left_out, (~ignored).sum(1))
 
+# %% ../../nbs/4_metric/40_average_precision.ipynb #a2f4060d
+def judge_images(
+    scenes: Sequence[Scene],  # all images of one category
+    sigmas: Sequence[float],  # K tolerances
+) -> Verdict:                 # A = 3 tables, T = 10 thresholds
+    "The verdict on all detections, in the order of the images."
+    verdicts = [judge(scene, sigmas, THRESHOLDS, list(AREA_RANGES.values())) for scene in scenes]
+    nothing = np.zeros((len(AREA_RANGES), len(THRESHOLDS), 0), dtype=bool)
+    right, left_out = (np.concatenate([nothing, *(verdict[n] for verdict in verdicts)], axis=-1) for n in (1, 2))
+    scores = np.concatenate([np.empty(0), *(verdict.scores for verdict in verdicts)])
+    total = sum((verdict.total for verdict in verdicts), np.zeros(len(AREA_RANGES), dtype=int))
+    return Verdict(scores, right, left_out, total)
+
 # %% ../../nbs/4_metric/40_average_precision.ipynb #69aaae76
 def precision_recall(
     scores: np.ndarray,      # (N,)
@@ -134,20 +147,16 @@ def interpolate(
 
 
 def accumulate(
-    verdicts: Sequence[Verdict],  # of all images of one category
+    verdict: Verdict,  # on all detections of one category
 ) -> tuple[np.ndarray, np.ndarray]:  # (T, 101, A) precision and (T, A) recall, -1 where nobody counts
-    "Precision at the 101 recalls and last recall, over all images."
-    if not verdicts:
-        return -np.ones((len(THRESHOLDS), len(RECALLS), 3)), -np.ones((len(THRESHOLDS), 3))
-    scores, right, left_out = (np.concatenate([verdict[n] for verdict in verdicts], axis=-1) for n in range(3))
-    total = sum(verdict.total for verdict in verdicts)
-    tables, steps, _ = right.shape
+    "Precision at the 101 recalls, and the last recall."
+    tables, steps, _ = verdict.right.shape
     precision, recall = -np.ones((steps, len(RECALLS), tables)), -np.ones((steps, tables))
-    for a in np.flatnonzero(total):
-        walked = precision_recall(scores, right[a], left_out[a], total[a])
+    for a in np.flatnonzero(verdict.total):
+        walked = precision_recall(verdict.scores, verdict.right[a], verdict.left_out[a], verdict.total[a])
         for t, (step_precision, step_recall) in enumerate(zip(*walked)):
             precision[t, :, a] = interpolate(step_precision, step_recall)
-            recall[t, a] = step_recall[-1] if len(scores) else 0
+            recall[t, a] = step_recall[-1] if len(step_recall) else 0
     return precision, recall
 
 # %% ../../nbs/4_metric/40_average_precision.ipynb #9d5c34b9
@@ -204,8 +213,7 @@ def judge_all(
     sigmas: Sequence[float],            # K tolerances
 ) -> tuple[np.ndarray, np.ndarray]:     # (T, 101, C, A) precision, (T, C, A) recall; -1 where nobody counts
     "Precision and recall of every category."
-    ranges = list(AREA_RANGES.values())
-    parts = [accumulate([judge(scene, sigmas, THRESHOLDS, ranges) for scene in images]) for images in scenes]
+    parts = [accumulate(judge_images(images, sigmas)) for images in scenes]
     return np.stack([precision for precision, _ in parts], axis=2), np.stack([recall for _, recall in parts], axis=1)
 
 
