@@ -98,9 +98,8 @@ class YoloNASPose(nn.Module):
         return decode(raw)
 
     def fuse(self) -> YoloNASPose:
-        "One convolution per block, in place, for good; leaves training mode. Returns the model."
-        self.eval()
-        for module in [part for part in self.modules() if part is not self and hasattr(part, "fuse")]:
+        "The model, with one convolution per block: in place, for good, out of training mode."
+        for module in [part for part in self.eval().modules() if part is not self and hasattr(part, "fuse")]:
             module.fuse()
         return self
 
@@ -110,7 +109,7 @@ class YoloNASPose(nn.Module):
         return self.backbone.stem.conv.rbr_reparam is not None
 
     def replace_skeleton(self, skeleton: Skeleton | str) -> YoloNASPose:
-        "Gives the model other joints. Person score, boxes and features stay. Returns the model."
+        "The model, with other joints: person score, boxes and features stay."
         self.skeleton = get_skeleton(skeleton)
         replace_joints(self.heads, self.skeleton.num_joints)
         return self
