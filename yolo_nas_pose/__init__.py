@@ -7,6 +7,24 @@ __version__ = "0.1.0"
 _HOME = {
     **dict.fromkeys(["PoseSample", "PoseBatch", "Targets", "RawPoses", "DecodedPoses", "Poses", "LossParts"],
                     "core.structures"),
+    **dict.fromkeys(["Skeleton", "COCO17", "CROWDPOSE14", "ANIMALPOSE20", "get_skeleton"], "core.skeleton"),
+    **dict.fromkeys(["draw_poses", "draw_sample", "show_image", "show_grid"], "core.draw"),
+    **dict.fromkeys(["toy_scene", "ToyScenes", "write_toy"], "core.toy"),
+    **dict.fromkeys(["DataError", "find_coco", "read_image"], "data.files"),
+    "CocoPoses": "data.coco",
+    "TrainTransform": "data.transforms",
+    **dict.fromkeys(["make_loader", "to_input"], "data.loader"),
+    **dict.fromkeys(["YoloNASPose", "VARIANTS"], "model.network"),
+    **dict.fromkeys(["load_weights", "save_checkpoint", "load_checkpoint", "read_checkpoint"], "model.weights"),
+    **dict.fromkeys(["get", "list_models"], "model.weights"),
+    **dict.fromkeys(["postprocess", "to_source"], "model.postprocess"),
+    "PoseLoss": "loss.pose_loss",
+    "evaluate_coco": "metric.average_precision",
+    **dict.fromkeys(["summary_table", "plot_precision_recall", "plot_joint_accuracy", "plot_errors"], "metric.report"),
+    **dict.fromkeys(["Recipe", "load_recipe", "list_recipes"], "training.recipe"),
+    "evaluate": "training.evaluate",
+    **dict.fromkeys(["train", "TrainResult", "plot_history"], "training.loop"),
+    **dict.fromkeys(["predict", "PosePredictions"], "deploy.predict"),
 }
 
 __all__ = sorted(_HOME)

@@ -49,7 +49,9 @@ def imports(path, typing_only=False):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield absolute(path, node)
+            for alias in node.names:  # `from package import module` names the module
+                module = f"{absolute(path, node)}.{alias.name}"
+                yield module if module.removeprefix("yolo_nas_pose.") in BOOK else absolute(path, node)
 
 
 def absolute(path, node):

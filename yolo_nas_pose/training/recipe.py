@@ -121,7 +121,7 @@ def explain(
     for one in error.errors():
         key = str(one["loc"][0]) if one["loc"] else "?"
         if one["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, Recipe.model_fields, n=1, cutoff=.5)
+            near = difflib.get_close_matches(key.lower(), Recipe.model_fields, n=1, cutoff=.5)
             lines.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "; `yolo-nas-pose recipe` lists all keys"))
         else:
             lines.append(f"{key}: {one['msg'].lower()}, found {one['input']!r}")
@@ -168,7 +168,7 @@ def read_yaml(
         raise RecipeError(f"recipe {source}: expected lines of `key: value`, found a {type(values).__name__}")
     return values, str(name)
 
-
+# %% ../../nbs/5_training/50_recipe.ipynb #c8a84252
 def load_recipe(
     recipe: Recipe | dict | str | Path = "toy",  # a recipe, its keys, its name, or its file
     **overrides: Any,                            # keys that replace those of the recipe

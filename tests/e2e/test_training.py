@@ -1,0 +1,152 @@
+"Training as people use it: a folder of labels to a checkpoint, interruptions, bad numbers."
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from yolo_nas_pose.core.structures import PoseSample
+from yolo_nas_pose.core.toy import ToyScenes, write_toy
+from yolo_nas_pose.model.weights import load_checkpoint
+from yolo_nas_pose.training.loop import TrainingStopped, train
+from yolo_nas_pose.training.recipe import RecipeError, load_recipe
+
+TINY = dict(model="yolo_nas_pose_n", image_size=64, batch_size=2, val_batch_size=2, workers=0, epochs=3, lr=1e-3, warmup_steps=2,
+            log_every=1, tensorboard=False, train_scenes=8, val_scenes=2)
+
+
+def same_weights(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+def test_a_folder_becomes_a_checkpoint(tmp_path):
+    folder = write_toy(tmp_path / "data", train=4, val=2, size=64, kind="animals")
+    result = train({**TINY, "epochs": 1, "data": str(folder)}, out=tmp_path / "run")
+    names = {path.name for path in result.folder.iterdir()}
+    assert {"best.safetensors", "last.safetensors", "state.pt", "recipe.yaml", "log.csv", "history.json", "curves.png", "sheet.jpg"} <= names
+    model = load_checkpoint(result.folder / "last.safetensors")
+    assert model.skeleton.num_joints == 20 and same_weights(model, result.model)
+    assert load_recipe(result.folder / "recipe.yaml").data == str(folder)
+    assert {"AP", "AP50", "AR", "PCK"} <= set(result.metrics)
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    a, b = (train({**TINY, "epochs": 1}, out=tmp_path / name).model for name in "ab")
+    other = train({**TINY, "epochs": 1, "seed": 1}, out=tmp_path / "c").model
+    assert same_weights(a, b) and not same_weights(a, other)
+
+
+def test_workers_change_nothing(tmp_path):
+    a, b = (train({**TINY, "epochs": 1, "workers": n}, out=tmp_path / str(n)).model for n in (0, 2))
+    assert same_weights(a, b)
+
+
+SCRIPT = """
+import sys, time
+from yolo_nas_pose.training import loop
+original = loop.train_step
+def slow(*a, **k):
+    time.sleep(.15)
+    return original(*a, **k)
+if sys.argv[2] == "slow": loop.train_step = slow
+import json
+loop.train(json.loads(sys.argv[3]), out=sys.argv[1], resume=sys.argv[4] == "resume")
+"""
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, kill):
+    recipe = {**TINY, "save_every": 1, "epochs": 3}
+    whole = train(recipe, out=tmp_path / "whole").model
+    folder, command = tmp_path / "killed", [sys.executable, "-c", SCRIPT]
+    first = subprocess.Popen([*command, str(folder), "slow", json.dumps(recipe), "start"], stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while time.time() < deadline and first.poll() is None:
+        log = folder / "log.csv"
+        if log.exists() and len(log.read_text().splitlines()) > 5 and (folder / "state.pt").exists():
+            break
+        time.sleep(.02)
+    assert first.poll() is None, "the run was over before it could be killed"
+    first.send_signal(kill)
+    first.wait(60)
+    state = torch.load(folder / "state.pt", weights_only=True)
+    assert 0 < state["step"] < 12
+    subprocess.run([*command, str(folder), "fast", json.dumps(recipe), "resume"], check=True, stderr=subprocess.DEVNULL)
+    assert same_weights(load_checkpoint(folder / "last.safetensors"), whole)
+    steps = [int(row["step"]) for row in csv.DictReader((folder / "log.csv").open())]
+    assert steps == list(range(1, 13)), "a line of the log is missing or told twice"
+
+
+def test_resume_refuses_another_recipe_and_an_empty_folder(tmp_path):
+    train({**TINY, "epochs": 1}, out=tmp_path / "run")
+    with pytest.raises(RecipeError, match="other values of lr"):
+        train({**TINY, "epochs": 1, "lr": .1}, out=tmp_path / "run", resume=True)
+    with pytest.raises(FileNotFoundError, match="no saved state"):
+        train(TINY, out=tmp_path / "nothing", resume=True)
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        train(TINY, out=tmp_path / "run")
+
+
+class Broken(list):
+    "Samples with labels that were changed."
+    skeleton = ToyScenes(1, 64).skeleton
+
+    def ground_truth(self):
+        return ToyScenes(2, 64).ground_truth()
+
+
+def test_labels_that_teach_nothing_stop_the_run(tmp_path):
+    scenes = Broken(s._replace(boxes=s.boxes / 6400, joints=np.concatenate([s.joints[..., :2] / 6400, s.joints[..., 2:]], -1),
+                               areas=np.full(len(s.boxes), 2, np.float32)) for s in ToyScenes(8, 64))
+    with warnings.catch_warnings(record=True) as seen, pytest.raises(TrainingStopped, match="shares of the image instead of pixels"):
+        warnings.simplefilter("always")
+        train({**TINY, "epochs": 5, "empty_steps": 6, "flip": 0, "affine_p": 0}, out=tmp_path / "run", data=(scenes, Broken(scenes[:2])))
+    assert any("no anchor" in str(w.message) for w in seen)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path):
+    from yolo_nas_pose.model.network import YoloNASPose
+    model = YoloNASPose("yolo_nas_pose_n")
+    torch.nn.init.constant_(model.heads.head1.pose_pred.bias, float("nan"))
+    with pytest.raises(TrainingStopped, match="not finite in .*pose_reg"):
+        train(TINY, out=tmp_path / "run", model=model)
+
+
+def test_accumulation_counts_updates(tmp_path):
+    result = train({**TINY, "accumulate": 2, "epochs": 2}, out=tmp_path / "run")
+    assert result.history[-1]["step"] == 4
+
+
+def test_bf16_and_clipping_run(tmp_path):
+    result = train({**TINY, "epochs": 1, "precision": "bf16", "clip_norm": 1.}, out=tmp_path / "run")
+    assert all(v.dtype in (torch.float32, torch.int64) for v in result.model.state_dict().values())
+    assert np.isfinite([float(row["total"]) for row in csv.DictReader((result.folder / "log.csv").open())]).all()
+
+
+def test_tensorboard_events_are_written(tmp_path):
+    pytest.importorskip("tensorboard")
+    result = train({**TINY, "epochs": 1, "tensorboard": True}, out=tmp_path / "run")
+    assert list((result.folder / "events").glob("events.*"))
+
+
+def test_patience_ends_a_run(tmp_path):
+    scenes = Broken(PoseSample.empty(np.full((64, 64, 3), 127, np.uint8), 17, i + 1) for i in range(8))
+    mixed = Broken([*ToyScenes(4, 64), *scenes[:4]])
+    result = train({**TINY, "epochs": 9, "patience": 2, "lr": 1e-7}, out=tmp_path / "run", data=(mixed, ToyScenes(2, 64)))
+    assert len(result.history) < 9
+
+
+@pytest.mark.slow
+def test_two_processes_train(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(f"from yolo_nas_pose.training.loop import train\nif __name__ == '__main__': train({ {**TINY, 'epochs': 1}!r}, out={str(tmp_path / 'run')!r})\n")
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)], check=True, env=env)
+    assert (tmp_path / "run" / "best.safetensors").exists()

@@ -1,0 +1,71 @@
+"A recipe that cannot be used says which key, what was expected, and what is near."
+import pytest
+import yaml
+
+from yolo_nas_pose.training.recipe import Recipe, RecipeError, dump_recipe, list_recipes, load_recipe
+
+
+@pytest.mark.parametrize("key, near", [("epoch", "epochs"), ("learning_rate", None), ("batchsize", "batch_size"), ("LR", "lr"),
+                                       ("pose_weight", "pose_"), ("imagesize", "image_size")])
+def test_unknown_keys_are_named(key, near):
+    with pytest.raises(RecipeError, match=f"unknown key '{key}'") as error:
+        load_recipe("toy", **{key: 1})
+    assert near is None or f"did you mean '{near}" in str(error.value) or near == "lr"
+
+
+@pytest.mark.parametrize("key, value", [("lr", "fast"), ("lr", -1), ("lr", 0), ("epochs", 0), ("epochs", 1.5), ("image_size", 100), ("flip", 2),
+                                        ("precision", "int8"), ("scale", [2, 1]), ("scale", 1), ("cls_loss", "mse"), ("ema_decay", 1),
+                                        ("workers", -1), ("tensorboard", "maybe"), ("model", 3)])
+def test_ill_typed_values_are_named(key, value):
+    with pytest.raises(RecipeError, match=key):
+        load_recipe("toy", **{key: value})
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(RecipeError) as error:
+        load_recipe({"epoch": 1, "lr": -1, "flip": 3})
+    assert all(word in str(error.value) for word in ("epoch", "lr", "flip"))
+
+
+@pytest.mark.parametrize("text, words", [("lr: [", "no readable YAML"), ("- 1\n- 2", "key: value"), ("base: nowhere\n", "no recipe 'nowhere'"),
+                                         ("!!python/object/apply:os.system [echo]", "no readable YAML"), ("1: 2", "keys must be words|unknown key")])
+def test_broken_files(tmp_path, text, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(path)
+
+
+def test_unknown_name_has_neighbours():
+    with pytest.raises(RecipeError, match="did you mean 'coco_s'"):
+        load_recipe("coco-s")
+
+
+def test_a_base_has_no_base(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: toy\n")
+    (tmp_path / "b.yaml").write_text(f"base: {tmp_path / 'a.yaml'}\n")
+    assert load_recipe(tmp_path / "a.yaml").data == "toy"
+    with pytest.raises(RecipeError, match="base of its own"):
+        load_recipe(tmp_path / "b.yaml")
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_of_the_package(name):
+    from importlib.resources import files
+    text = (files("yolo_nas_pose") / "recipes" / f"{name}.yaml").read_text()
+    recipe = load_recipe(name)
+    assert len(text.splitlines()) <= 40 and recipe.description
+    assert load_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe
+    stated = yaml.safe_load(text)
+    repeated = [k for k, v in stated.items() if Recipe.model_fields[k].default == (tuple(v) if isinstance(v, list) else v)]
+    assert set(repeated) <= {"model", "data", "image_size", "weights", "epochs", "ema_decay", "batch_size", "lr", "ema_law", "dfl_weight", "pose_reg_weight",
+                             "rotation", "scale", "workers", "val_batch_size"}
+
+
+def test_coco_recipes_are_those_of_the_reference():
+    table = {"n": (60, 2e-3, .01, 34, "threshold"), "s": (48, 2e-3, .01, 34, "threshold"), "m": (32, 1e-4, .5, 10, "exp"), "l": (24, 8e-5, .5, 10, "exp")}
+    for size, numbers in table.items():
+        r = load_recipe(f"coco_{size}")
+        assert (r.batch_size, r.lr, r.dfl_weight, r.pose_reg_weight, r.ema_law) == numbers
+        assert (r.epochs, r.warmup_steps, r.warmup_lr, r.hold_epochs, r.final_lr_ratio) == (1000, 128, 1e-6, 10, .05)
+        assert (r.weight_decay, r.ema_decay, r.ema_beta, r.patience, r.precision) == (1e-6, .997, 50, 100, "fp16")
