@@ -3,262 +3,287 @@
     python .site/build.py            the site
     python .site/build.py --readme   README.md only
 
-Nothing is executed: prose, code and figures are what the notebooks hold; signatures come from the generated modules.
+Nothing is executed and the library is not imported: prose, code, figures and signatures are what the notebooks hold.
 """
 from __future__ import annotations
 
 import argparse
 import base64
-import importlib
-import inspect
-import json
+import configparser
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import yaml
-from fastcore.docments import docments
-from latex2mathml.converter import convert as to_mathml
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from book import PARTS, Cell, Page, plain_words, read_book, split_fences
+from prose import Links, escape, prose
 
-ROOT = Path(__file__).resolve().parent.parent
-NBS, PROC, SITE = ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
-PARTS = {
-    "0_core": "Core", "1_data": "Data", "2_model": "Model", "3_loss": "Loss", "4_metric": "Metric",
-    "5_training": "Training", "6_deploy": "Use", "7_nas": "Search", "tutorials": "Tutorials", "": "",
-}
-sys.path.insert(0, str(ROOT))
+SITE = Path(__file__).resolve().parent
+ROOT = SITE.parent
+PICTURES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 
 
-class Page:
-    "One notebook: where it stands, what it exports, and its cells."
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        for cell in self.cells:
-            cell["source"] = "".join(cell["source"])
-        self.part = path.parent.name if path.parent != NBS else ""
-        stem = re.sub(r"^\d+_", "", path.stem)
-        folder = re.sub(r"^\d+_", "", self.part)
-        self.target = f"{folder}/{stem}.md" if folder else f"{stem}.md"
-        first = next(cell["source"] for cell in self.cells if cell["cell_type"] == "markdown")
-        self.title = first.splitlines()[0].lstrip("# ").strip()
-        found = re.search(r"^#\|\s*default_exp (\S+)", "\n".join(c["source"] for c in self.cells), re.M)
-        self.module = found.group(1) if found else None
+def settings() -> configparser.SectionProxy:
+    config = configparser.ConfigParser(delimiters=["="], interpolation=None)
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    return config["DEFAULT"]
 
 
-def all_pages() -> list[Page]:
-    "Every notebook of the book, in reading order."
-    paths = [p for p in NBS.rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(NBS).parts)]
-    return [Page(p) for p in sorted(paths, key=lambda p: str(p.relative_to(NBS)))]
-
-
-# --- prose ---------------------------------------------------------------------------------------------------------
-
-def outside_code(text: str, change) -> str:
-    "Apply `change` to the parts of a Markdown text that are neither fenced nor inline code."
-    pieces = re.split(r"(^```.*?^```\s*?$|`[^`\n]+`)", text, flags=re.M | re.S)
-    return "".join(piece if k % 2 else change(piece) for k, piece in enumerate(pieces))
-
-
-def math(text: str) -> str:
-    "Formulas as MathML, which browsers draw without a script or a network."
-    text = re.sub(r"\$\$(.+?)\$\$", lambda m: to_mathml(m[1].strip(), display="block"), text, flags=re.S)
-    return re.sub(r"(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])", lambda m: to_mathml(m[1]), text)
-
-
-def lists(text: str) -> str:
-    "Put the blank line before a list, and the four blanks before a nested one, that Python-Markdown wants."
-    item, lines, out = re.compile(r"^\s*([-*]|\d+\.)\s"), text.splitlines(), []
-    for line in lines:
-        if item.match(line) and out and out[-1].strip() and not item.match(out[-1]) and not out[-1].startswith(" "):
-            out.append("")
-        out.append(re.sub(r"^( {2,3})(?=[-*]\s)", "    ", line))
-    return "\n".join(out)
-
-
-def links(text: str, page: Page, pages: dict[Path, Page]) -> str:
-    "Links between notebooks become links between pages."
-    up = "../" * page.target.count("/")
-
-    def change(match):
-        name, anchor = match[1], match[2] or ""
-        target = (page.path.parent / name).resolve()
-        if target not in pages:
-            raise SystemExit(f"{page.path.relative_to(ROOT)}: link to {name}, which is not a notebook of the book")
-        return f"]({up}{pages[target].target}{anchor})"
-
-    return re.sub(r"\]\(([^)#\s:]+\.ipynb)(#[^)]*)?\)", change, text)
-
-
-def names(text: str, page: Page, symbols: dict[str, str]) -> str:
-    "A public name in backticks links to its entry in the reference."
-    up = "../" * page.target.count("/")
-    parts = re.split(r"(^```.*?^```\s*?$)", text, flags=re.M | re.S)
-
-    def change(match):
-        name = match[1]
-        return f"[`{name}`]({up}{symbols[name]})" if name in symbols else match[0]
-
-    pattern = r"(?<![\[`])`([A-Za-z_][\w.]*)(?:\(\))?`(?![\]`])"
-    return "".join(piece if k % 2 else re.sub(pattern, change, piece) for k, piece in enumerate(parts))
-
-
-def prose(text: str, page: Page, pages: dict[Path, Page], symbols: dict[str, str]) -> str:
-    text = text.replace("<details>", '<details markdown="1">')
-    text = outside_code(text, lambda t: lists(math(links(t, page, pages))))
-    return names(text, page, symbols)
-
-
-# --- code, outputs, signatures -------------------------------------------------------------------------------------
-
-def directives(source: str) -> set[str]:
-    return set(re.findall(r"^#\|\s*(\w+)", source, re.M))
-
-
-def body(source: str) -> str:
-    return re.sub(r"^#\|.*\n?", "", source, flags=re.M).strip("\n")
-
-
-def is_imports(source: str) -> bool:
-    lines = [line for line in body(source).splitlines() if line.strip()]
-    return bool(lines) and lines[0].startswith(("from ", "import "))
-
+# --- code and outputs ----------------------------------------------------------------------------------------------
 
 def fence(text: str, language: str) -> str:
-    return f"```{language}\n{text.rstrip()}\n```\n"
+    "Code in a fence longer than any in it."
+    marks = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+    return f"{marks}{language}\n{text.rstrip()}\n{marks}"
 
 
-def output(out: dict, cell_id: str, number: int, alt: str, images: Path, link: str) -> str:
-    "One stored output as Markdown; pictures become files."
-    data = out.get("data", {})
-    for kind, ending in (("image/png", "png"), ("image/jpeg", "jpg")):
+def terminal_text(text: str) -> str:
+    "Printed text as a terminal shows it: no colour codes, and of a progress bar its last state."
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")).strip("\n")
+
+
+def describe(cell: Cell, before: str) -> str:
+    "What a figure shows: its caption, or the sentences before it that fit into 250 characters."
+    given = cell.options.get("fig-alt") or cell.options.get("fig-cap")
+    if given:
+        return given.strip("\"'")
+    outside = "".join(text for code, text in split_fences(before) if not code).strip()
+    sentences = re.split(r"(?<=[.!?:])\s+(?=[A-Z`*])", plain_words(outside.split("\n\n")[-1]))
+    text = sentences[0]
+    for sentence in sentences[1:]:
+        if len(text) + len(sentence) > 250:
+            break
+        text += " " + sentence
+    return text[:300].rstrip(":").replace("[", "(").replace("]", ")") or "figure"
+
+
+def output(stored: dict, alt: str, keep: Callable[[bytes, str], str], site: bool) -> str:
+    "One stored output as Markdown. `keep` stores a picture and says where it is."
+    data = {kind: "".join(value) if isinstance(value, list) else value for kind, value in stored.get("data", {}).items()}
+    for kind, ending in PICTURES.items():
         if kind in data:
-            images.mkdir(parents=True, exist_ok=True)
-            name = f"{cell_id}_{number}.{ending}"
-            (images / name).write_bytes(base64.b64decode("".join(data[kind])))
-            return f"![{alt}]({link}/{name})\n"
+            raw = data[kind].encode() if ending == "svg" else base64.b64decode(data[kind])
+            return f"![{alt}]({keep(raw, ending)})" + ("{ loading=lazy }" if site else "")
     if "text/markdown" in data:
-        return "".join(data["text/markdown"]) + "\n"
-    text = "".join(data.get("text/plain", out.get("text", "")))
-    return "" if not text.strip() or out.get("name") == "stderr" else fence(text, "text")
+        return data["text/markdown"]
+    if site and "text/html" in data:
+        inner = re.sub(r"<(style|script)\b.*?</\1>", "", data["text/html"], flags=re.DOTALL)
+        inner = re.sub(r"\n\s*\n", "\n", inner)  # a blank line would end the block
+        return f'<div class="rich-output">{inner}</div>'
+    text = "".join(data.get("text/plain", "")) or "".join(stored.get("text", ""))
+    text = terminal_text(text)
+    if not text or stored.get("name") == "stderr":
+        return ""
+    return fence(text, " { .text .no-copy .output }" if site else "text")
 
 
-def first_sentence(text: str) -> str:
-    plain = re.sub(r"[#*`\[\]>|$<]|\(.*?\)", "", text.strip().split("\n\n")[-1]).replace("\n", " ").strip()
-    return re.split(r"(?<=[.:!?])\s", plain)[0].rstrip(":").replace('"', "'")[:180] or "figure"
+def is_imports(cell: Cell) -> bool:
+    lines = [line for line in cell.source.splitlines() if re.match(r"[^\s#)]", line)]
+    return bool(lines) and all(line.startswith(("from ", "import ", "if TYPE_CHECKING")) for line in lines)
 
 
-def entry(name: str, symbol) -> str:
-    "The reference entry of one class or function: what it returns, and a table of its parameters."
-    signature = ""
-    try:
-        signature = str(inspect.signature(symbol))
-    except (TypeError, ValueError):
-        pass
-    kind = "class" if inspect.isclass(symbol) else "function"
-    parts = [f"### `{name}` {{ #{name} }}\n", f"*{kind}*\n", (inspect.getdoc(symbol) or "").strip() + "\n"]
-    try:
-        table = docments(symbol, full=True, returns=True)
-    except Exception:
-        table = {}
-    rows = [(key, spec) for key, spec in table.items() if key not in ("self", "cls")]
-    if signature and any(spec.docment or spec.anno is not inspect.Parameter.empty for _, spec in rows):
-        parts.append("| name | type | default | meaning |\n|---|---|---|---|")
-        for key, spec in rows:
-            anno = spec.anno if isinstance(spec.anno, str) else getattr(spec.anno, "__name__", str(spec.anno))
-            anno = "" if spec.anno is inspect.Parameter.empty else anno
-            default = "" if spec.default is inspect.Parameter.empty else f"`{spec.default!r}`"
-            key = "**returns**" if key == "return" else f"`{key}`"
-            cells = [key, f"`{anno}`" if anno else "", default, (spec.docment or "").replace("\n", " ")]
-            parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(parts) + "\n"
-
-
-def public(module) -> list[tuple[str, object]]:
-    return [(name, getattr(module, name)) for name in module.__all__ if not name.startswith("_")]
+def code(cell: Cell, page: Page) -> str:
+    "The source of a cell; what becomes part of the library carries the name of its module, imports are folded."
+    if not cell.exported:
+        return fence(cell.source, "python")
+    place = f"yolo_nas_pose/{page.module.replace('.', '/')}.py"
+    if is_imports(cell):
+        head = f'<details class="imports" markdown="1"><summary>Imports of {place}</summary>'
+        return f"{head}\n\n{fence(cell.source, 'python')}\n\n</details>"
+    return fence(cell.source, f' {{ .python .exported title="{place}" }}')
 
 
 # --- pages ---------------------------------------------------------------------------------------------------------
 
-def render(page: Page, pages: dict[Path, Page], symbols: dict[str, str], images: Path, link: str) -> str:
-    "A notebook as Markdown."
-    out, last = [], ""
-    for cell in page.cells:
-        source = cell["source"]
-        if cell["cell_type"] == "markdown":
-            out.append(prose(source, page, pages, symbols))
-            last = source
-        elif cell["cell_type"] == "code":
-            marks = directives(source)
-            if marks & {"default_exp", "hide"} or (not marks & {"export"} and is_imports(source) and not cell["outputs"]):
-                pass
-            elif body(source) and "hide_input" not in marks:
-                out.append(fence(body(source), 'python title="exported"' if "export" in marks else "python"))
-            if "hide" not in marks:
-                alt = first_sentence(last)
-                out += [output(o, cell["id"], n, alt, images, link) for n, o in enumerate(cell.get("outputs", []))]
+def chapter(page: Page, links: Links, resolve: Callable[[str], str], folder: Path) -> str:
+    "A notebook as a page of the site. Its figures go into `folder`/figures."
+    out, before = [], ""
+
+    def keep(raw: bytes, ending: str) -> str:
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        name = f"{page.slug}_{len(list((folder / 'figures').glob(page.slug + '_*'))) + 1}.{ending}"
+        (folder / "figures" / name).write_bytes(raw)
+        return f"figures/{name}"
+
+    for cell in (cell for cell in page.cells if not cell.hidden):
+        if cell.kind == "markdown":
+            out.append(prose(cell.source, page, cell.anchors, links, resolve))
+            if len(out) == 1 and page.target != "index.md":
+                out.append(whereabouts(page, links))
+            before = cell.source
+            continue
+        if cell.shows_code:
+            out.append(code(cell, page))
+        if cell.shows_outputs:
+            out += [output(stored, describe(cell, before), keep, site=True) for stored in cell.outputs]
     return "\n\n".join(piece for piece in out if piece) + "\n"
 
 
-def reference(page: Page) -> str:
-    module = importlib.import_module(f"yolo_nas_pose.{page.module}")
-    up = "../"
-    head = [f"# {page.module}\n", f"Chapter: [{page.title}]({up}{page.target}). " + (module.__doc__ or "").strip() + "\n"]
-    return "\n".join(head + [entry(name, symbol) for name, symbol in public(module) if callable(symbol)])
+def whereabouts(page: Page, links: Links) -> str:
+    "The line below the title: reference and notebook."
+    parts = [f"reference [`{page.module}`]({page.up}api/{page.module}.md)"] if page.module else []
+    parts.append(f"notebook [{escape(page.name)}]({links.repository}/blob/main/nbs/{page.name})")
+    return " · ".join(parts) + "\n{ .meta }"
 
 
-def site(pages: list[Page]) -> None:
-    shutil.rmtree(PROC, ignore_errors=True)
-    docs = PROC / "docs"
-    by_path = {page.path.resolve(): page for page in pages}
-    symbols = {}
-    for page in (p for p in pages if p.module):
-        module = importlib.import_module(f"yolo_nas_pose.{page.module}")
-        symbols |= {name: f"api/{page.module}.md#{name}" for name, symbol in public(module) if callable(symbol)}
-    for page in pages:
-        target = docs / page.target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(render(page, by_path, symbols, target.parent / "figures", "figures"), encoding="utf-8")
-        if page.module:
-            api = docs / "api" / f"{page.module}.md"
-            api.parent.mkdir(parents=True, exist_ok=True)
-            api.write_text(reference(page), encoding="utf-8")
-    config = yaml.safe_load((ROOT / ".site/mkdocs.yml").read_text(encoding="utf-8"))
-    config |= {"docs_dir": str(docs), "site_dir": str(SITE), "nav": navigation(pages)}
-    (PROC / "mkdocs.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-f", str(PROC / "mkdocs.yml")],
-                   check=True)
-    print(f"{len(pages)} notebooks -> {SITE}/index.html")
+def book_map(pages: list[Page]) -> str:
+    "All notebooks, floor by floor, each with its one line."
+    floors = {}
+    for page in (page for page in pages if page.target != "index.md"):
+        name, floor, about = PARTS.get(page.part, (page.part.title(), 0, ""))
+        floors.setdefault(floor, {}).setdefault((name, about), []).append(page)
+    house = ['<div class="house" markdown="1">']
+    for floor in sorted((floor for floor in floors if floor), reverse=True):
+        house.append('<div class="floor" markdown="1">')
+        for (name, _), rooms in floors[floor].items():
+            doors = " ".join(f"[{escape(page.title)}]({page.target})" for page in rooms)
+            house.append(f'<div class="room" markdown="1">\n**{name}**\n\n{doors}\n</div>')
+        house.append("</div>")
+    out = ["# Map of the book", "> Every notebook, and what it is about.",
+           ("The book is a house. Each part stands on the floors below it and knows nothing of those above; parts on one "
+            "floor do not know each other. Read from the ground up, or enter where your question lives."), "\n".join([*house, "</div>"])]
+    for floor in sorted(floors):
+        for (name, about), rooms in floors[floor].items():
+            out.append(f"## {name}\n\n{about}")
+            lines = ['<div class="chapters" markdown="1">\n', "| chapter | what it is about |", "|---|---|"]
+            lines += [f"| [{page.number} {escape(page.title)}]({page.target})".replace("[ ", "[") + f" | {escape(page.summary)} |"
+                      for page in rooms]
+            out.append("\n".join([*lines, "\n</div>"]))
+    return "\n\n".join(out) + "\n"
 
 
 def navigation(pages: list[Page]) -> list:
-    nav, parts = [{"Home": "index.md"}], {}
+    "The table of contents at the side, in reading order."
+    parts: dict[str, list] = {}
+    for page in (page for page in pages if page.target != "index.md"):
+        parts.setdefault(page.part, []).append({page.title: page.target})
+    chapters = []
+    for part, entries in parts.items():
+        name = PARTS.get(part, (part.title(),))[0]
+        chapters += entries if part == "" else [{name: entries}]
+    modules: dict[str, list] = {}
+    for page in (page for page in pages if page.module):
+        modules.setdefault(page.part, []).append({page.module: f"api/{page.module}.md"})
+    reference = [{PARTS.get(part, (part,))[0]: entries} for part, entries in modules.items()]
+    return [{"Home": "index.md"}, {"Map of the book": "map.md"}, *chapters, {"Reference": ["api/index.md", *reference]}]
+
+
+# --- the two products ----------------------------------------------------------------------------------------------
+
+def write_pages(pages: list[Page], nbs: Path, work: Path, draft: bool) -> None:
+    "Everything as Markdown. Exits with a list where links lead nowhere, unless it is a draft."
+    from reference import Reference, api_index, api_page
+    links = Links(pages, ROOT, nbs, settings()["git_url"])
+    reference = Reference(pages, public_names())
+    texts = {"map.md": book_map(pages), "api/index.md": api_index(reference)}
     for page in pages:
-        if page.part or page.module:
-            parts.setdefault(PARTS.get(page.part, page.part) or "Command line", []).append({page.title: page.target})
-    order = ["Tutorials", *[name for name in PARTS.values() if name not in ("", "Tutorials")], "Command line"]
-    nav += [{name: parts[name]} for name in order if name in parts]
-    return nav + [{"Reference": [{p.module: f"api/{p.module}.md"} for p in pages if p.module]}]
+        target = work / page.target
+        texts[page.target] = chapter(page, links, reference.resolver(page, page.up), target.parent)
+        if page.module:
+            texts[f"api/{page.module}.md"] = api_page(page, reference)
+    for place, text in texts.items():
+        (work / place).parent.mkdir(parents=True, exist_ok=True)
+        (work / place).write_text(text, encoding="utf-8")
+    for place, file in links.pictures.items():
+        (work / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, work / place)
+    if links.problems:
+        print("\n".join(links.problems), file=sys.stderr)
+        if not draft:
+            sys.exit(f"{len(links.problems)} problems: mend the notebooks, or look at a draft with --draft")
 
 
-def readme(pages: list[Page]) -> None:
-    "README.md: the index, with links to the notebooks as they stand in the repository."
-    page = next(p for p in pages if p.target == "index.md")
-    images = NBS / "index_files"
-    shutil.rmtree(images, ignore_errors=True)
-    page_text = render(page, {p.path.resolve(): p for p in pages}, {}, images, "nbs/index_files")
-    page_text = page_text.replace('<details markdown="1">', "<details>")
-    for other in pages:
-        page_text = page_text.replace(f"]({other.target}", f"]({other.path.relative_to(ROOT).as_posix()}")
+def public_names() -> dict[str, str]:
+    "Names that the package itself offers -> the modules that hold them. Importing the package is free."
+    sys.path.insert(0, str(ROOT))
+    import yolo_nas_pose
+    return dict(yolo_nas_pose._HOME)
+
+
+def build(nbs: Path, work: Path, out: Path, draft: bool) -> None:
+    "The site."
+    import yaml
+    pages = read_book(nbs)
+    if not any(page.target == "index.md" for page in pages):
+        sys.exit("there is no index.ipynb, which is the first page of the site")
+    shutil.rmtree(work, ignore_errors=True)
+    write_pages(pages, nbs, work / "docs", draft)
+    config = yaml.safe_load((SITE / "mkdocs.yml").read_text(encoding="utf-8"))
+    home = settings()
+    config |= {"docs_dir": str(work / "docs"), "site_dir": str(out.resolve()), "nav": navigation(pages),
+               "site_url": home["doc_host"] + home["doc_baseurl"] + "/", "repo_url": home["git_url"],
+               "repo_name": home["repo"], "edit_uri": ""}
+    config["theme"]["custom_dir"] = str(SITE / "theme")
+    (work / "mkdocs.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-f", str(work / "mkdocs.yml")]
+    done = subprocess.run(command, check=False, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    if done.returncode:
+        sys.exit("mkdocs found faults in the pages (above); their Markdown is in " + str(work / "docs"))
+    print(f"{len(pages)} notebooks -> {out}/index.html")
+
+
+def readme_text(page: Page, pictures: Path) -> str:
+    "The index as plain Markdown for GitHub, with links as seen from the top of the repository; pictures are stored."
+    nbs, out, before, stored = page.path.parent, [], "", {}
+
+    def keep(raw: bytes, ending: str) -> str:
+        name = f"readme_{len(stored) + 1}.{ending}"
+        stored[name] = raw
+        return os.path.relpath(pictures / name, nbs.parent).replace(os.sep, "/")
+
+    def relink(match: re.Match) -> str:
+        if re.match(r"\w+:|#|/", match[2]):
+            return match[0]
+        return match[1] + os.path.normpath(f"{nbs.name}/{match[2]}").replace(os.sep, "/") + match[3]
+
+    for cell in (cell for cell in page.cells if not cell.hidden):
+        if cell.kind == "markdown":
+            pieces = (piece if code else re.sub(r'(\]\(|(?:src|href)=")([^)"\s]+)([)"])', relink, piece)
+                      for code, piece in split_fences(cell.source))
+            out.append("".join(pieces).strip())
+            before = cell.source
+            continue
+        if cell.shows_code:
+            out.append(fence(cell.source, "python"))
+        if cell.shows_outputs:
+            out += [output(item, describe(cell, before), keep, site=False) for item in cell.outputs]
+    for old in pictures.glob("readme_*"):
+        if old.name not in stored:
+            old.unlink()
+    for name, raw in stored.items():
+        pictures.mkdir(parents=True, exist_ok=True)
+        if not (pictures / name).is_file() or (pictures / name).read_bytes() != raw:
+            (pictures / name).write_bytes(raw)
+    return "\n\n".join(piece for piece in out if piece) + "\n"
+
+
+def readme(nbs: Path, target: Path) -> None:
+    "Writes README.md from index.ipynb."
+    if not (nbs / "index.ipynb").is_file():
+        sys.exit(f"there is no {nbs / 'index.ipynb'} to render")
     note = "<!-- Rendered from nbs/index.ipynb by .site/build.py --readme. Edit the notebook. -->\n\n"
-    (ROOT / "README.md").write_text(note + page_text, encoding="utf-8")
+    target.write_text(note + readme_text(Page(nbs / "index.ipynb", nbs), nbs / "images"), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--readme", action="store_true", help="render README.md, which stands beside the notebooks' folder")
+    parser.add_argument("--draft", action="store_true", help="only report links that lead nowhere")
+    parser.add_argument("--nbs", type=Path, default=ROOT / "nbs", help="folder of the notebooks")
+    parser.add_argument("--out", type=Path, default=ROOT / "_docs", help="folder of the site")
+    parser.add_argument("--work", type=Path, default=ROOT / "_proc", help="folder of the Markdown between the two")
+    args = parser.parse_args()
+    nbs = args.nbs.resolve()
+    if args.readme:
+        readme(nbs, nbs.parent / "README.md")
+    else:
+        build(nbs, args.work.resolve(), args.out.resolve(), args.draft)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--readme", action="store_true", help="render README.md only")
-    found = all_pages()
-    readme(found) if parser.parse_args().readme else site(found)
+    main()

@@ -16,7 +16,7 @@ _HOME = {
     **dict.fromkeys(["make_loader", "to_input"], "data.loader"),
     **dict.fromkeys(["YoloNASPose", "VARIANTS"], "model.network"),
     **dict.fromkeys(["load_weights", "save_checkpoint", "load_checkpoint", "read_checkpoint"], "model.weights"),
-    **dict.fromkeys(["get", "list_models"], "model.weights"),
+    **dict.fromkeys(["get", "list_models"], "model.pretrained"),
     **dict.fromkeys(["postprocess", "to_source"], "model.postprocess"),
     "PoseLoss": "loss.pose_loss",
     "evaluate_coco": "metric.average_precision",

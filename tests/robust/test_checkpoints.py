@@ -1,20 +1,34 @@
-"Checkpoints of every kind are matched key for key, or refused with the keys named."
+"Checkpoints of every kind are matched key for key, or refused with the file and the keys named; downloads survive bad hosts."
 import http.server
+import os
+import pickle
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from yolo_nas_pose.model import weights
-from yolo_nas_pose.model.network import YoloNASPose
-from yolo_nas_pose.model.weights import (CheckpointError, get, load_checkpoint, load_weights, pretrained_path, read_checkpoint,
+from yolo_nas_pose.core.skeleton import ANIMALPOSE20, COCO17, Skeleton
+from yolo_nas_pose.model import pretrained, weights
+from yolo_nas_pose.model.head import decode
+from yolo_nas_pose.model.network import NORM_EPS, VARIANTS, YoloNASPose
+from yolo_nas_pose.model.pretrained import download, get, list_models, official_file, pretrained_path
+from yolo_nas_pose.model.weights import (WeightsError, WeightsFileError, announce, fold_norms, load_checkpoint, load_weights, read_checkpoint,
                                          save_checkpoint)
 
+NANO = "yolo_nas_pose_n"
 
-def model_of(seed=0, joints=17, variant="yolo_nas_pose_n"):
+
+def joints_named(number):
+    return COCO17 if number == 17 else Skeleton.from_names([f"joint_{k}" for k in range(number)])
+
+
+def model_of(seed=0, joints=17, variant=NANO):
     torch.manual_seed(seed)
-    model = YoloNASPose(variant, num_joints=joints).eval()
+    model = YoloNASPose(variant, joints_named(joints)).eval()
     for module in model.modules():  # statistics that make fusing a real operation
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-.2, .2)
@@ -22,15 +36,21 @@ def model_of(seed=0, joints=17, variant="yolo_nas_pose_n"):
     return model
 
 
+@pytest.fixture(scope="module")
+def source():
+    "A network that has learned something; never changed."
+    return model_of(0)
+
+
 def outputs(model):
     torch.manual_seed(1)
     with torch.no_grad():
-        return model.decode(model(torch.rand(1, 3, 64, 96)))
+        return decode(model(torch.rand(1, 3, 64, 96)))
 
 
-def assert_same(a, b, atol=1e-3):
+def assert_same(a, b, atol=0.):
     for x, y in zip(outputs(a), outputs(b)):
-        torch.testing.assert_close(x, y, atol=atol, rtol=1e-4)
+        torch.testing.assert_close(x, y, atol=atol, rtol=0)
 
 
 def reference_state(model):
@@ -46,164 +66,289 @@ def reference_state(model):
 
 
 def partly_fused_state(model):
-    "As the reference exports: branches merged, last batch norm of a block and plain pairs as they were."
-    copy = model_of()
-    copy.load_state_dict(model.state_dict())
-    full = {k: v for k, v in copy.fuse().state_dict().items()} if copy.fuse() is not None else copy.state_dict()
-    state = {}
-    for key, value in model.state_dict().items():
-        if ".branch_" in key:
-            continue
-        state[key] = value
-    for key, value in full.items():
-        if ".rbr_reparam." in key:
-            block = key.split(".rbr_reparam.")[0]
-            norm = {part: model.state_dict()[f"{block}.post_bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")}
-            scale = norm["weight"] / (norm["running_var"] + 1e-6).sqrt()
-            weight = full[f"{block}.rbr_reparam.weight"]
-            bias = full[f"{block}.rbr_reparam.bias"]
-            state[f"{block}.rbr_reparam.weight"] = weight / scale.reshape(-1, 1, 1, 1)
-            state[f"{block}.rbr_reparam.bias"] = (bias - norm["bias"]) / scale + norm["running_mean"]
+    "As the reference exports: branches merged, the last norm of a block and the norms of plain pairs as they were."
+    state = {key: value for key, value in model.state_dict().items() if ".branch_" not in key}
+    twin = model_of(9, model.skeleton.num_joints, model.variant)
+    twin.load_state_dict(model.state_dict())
+    for key, value in twin.fuse().state_dict().items():
+        block, found, part = key.partition(".rbr_reparam.")
+        if found:
+            norm = {part: state[f"{block}.post_bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")}
+            scale = norm["weight"] / (norm["running_var"] + NORM_EPS).sqrt()
+            if part == "weight":
+                state[key] = value / scale.reshape(-1, 1, 1, 1)
+            else:
+                state[key] = (value - norm["bias"]) / scale + norm["running_mean"]
     return state
 
 
+def fully_fused_state(model):
+    "As the reference fuses at most: one convolution in each block, plain pairs as they were."
+    state = partly_fused_state(model)
+    blocks = fold_norms({key: value for key, value in state.items() if ".rbr_reparam." in key or ".post_bn." in key})
+    return {key: value for key, value in state.items() if ".post_bn." not in key} | blocks
+
+
+# Files of the reference
+
 @pytest.mark.parametrize("wrap", [
-    lambda s: s, lambda s: {"net": s}, lambda s: {"net": {k: v + 1 for k, v in s.items()}, "ema_net": s, "acc": np.float64(.5)},
-    lambda s: {"net": {f"module.{k}": v for k, v in s.items()}, "epoch": 3, "metrics": {"AP": np.float32(.1)}}])
-def test_reference_files(tmp_path, wrap):
-    source, target = model_of(0), model_of(1)
-    torch.save(wrap(reference_state(source)), tmp_path / "ckpt_best.pth")
+    lambda s: s, lambda s: {"net": s}, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}, lambda s: {"net": s, "ema_net": None},
+    lambda s: {"net": {k: torch.zeros_like(v) for k, v in s.items()}, "ema_net": s, "acc": np.float64(.5)},
+    lambda s: {"net": {f"module.{k}": v for k, v in s.items()}, "epoch": 3, "metrics": {"AP": np.float32(.25)}},
+    lambda s: {"net": {f"_orig_mod.{k}": torch.nn.Parameter(v, False) for k, v in s.items()}, "when": np.datetime64("2024-01-01")}])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_reference_files(tmp_path, source, wrap, zipped):
+    target = model_of(1)
+    torch.save(wrap(reference_state(source)), tmp_path / "ckpt_best.pth", _use_new_zipfile_serialization=zipped)
     report = load_weights(target, tmp_path / "ckpt_best.pth")
     assert len(report.matched) == len(source.state_dict()) and not report.reinitialised
     assert len(report.unused) == 2 * 35 and all("rbr_reparam" in key for key in report.unused)
-    assert_same(source, target, 0)
+    assert "886 of 886" in str(report) and target.metadata == {}
+    assert_same(source, target)
 
 
-def test_fused_reference_files():
-    source = model_of(0)
-    for state in (partly_fused_state(source), weights.fold_norms(partly_fused_state(source))):
-        target = model_of(1)
-        load_weights(target, state)
-        assert target.fused
-        assert_same(source, target, 5e-3)
-    with pytest.raises(CheckpointError, match="fused"):
-        load_weights(target, source.state_dict())
+class Setting:
+    "A class that the reader of the file does not need."
 
+    def __init__(self): self.values = {"lr": .1}
+
+
+def test_harmless_objects_are_let_through_inert(tmp_path):
+    import collections
+    import datetime
+    import pathlib
+    extras = dict(acc=np.float32(.5), epoch=np.int64(3), array=np.arange(3), setting=Setting(), when=datetime.datetime(2024, 1, 1),
+                  path=pathlib.PurePosixPath("a/b"), counts=collections.defaultdict(list, a=[1]), words={"a", "b"}, note="text", lr=[.1, .2])
+    torch.save({"net": {"a": torch.ones(2)}, **extras, "optimizer_state_dict": {"step": 3}}, tmp_path / "a.pth")
+    state, metadata = read_checkpoint(tmp_path / "a.pth")
+    assert state["a"].tolist() == [1, 1]
+    assert (metadata["acc"], metadata["epoch"], metadata["note"], metadata["lr"]) == (.5, 3, "text", [.1, .2])
+    assert "optimizer_state_dict" not in metadata and metadata.get("setting") is None
+
+
+@pytest.mark.parametrize("make", [partly_fused_state, fully_fused_state, lambda model: fold_norms(partly_fused_state(model))])
+def test_fused_files(source, make):
+    state, target = make(source), model_of(1)
+    report = load_weights(target, state)
+    assert target.fused and not target.training and not report.unused and not report.reinitialised
+    assert_same(source, target, 5e-3)
+    again = model_of(2).fuse()
+    load_weights(again, state)
+    assert_same(target, again)
+
+
+def test_unfused_file_into_a_fused_model(source):
+    target = model_of(1).fuse()
+    report = load_weights(target, reference_state(source))
+    assert target.fused and len(report.unused) == 70
+    assert_same(source, target, 5e-3)
+
+
+# Own files
 
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("dtype", [None, torch.float16])
-def test_our_files_need_no_other_argument(tmp_path, fused, dtype):
-    source = model_of(0, joints=5)
-    if fused: source.fuse()
-    path = save_checkpoint(tmp_path / "a.safetensors", source, dtype, metrics={"AP": .5})
+@pytest.mark.parametrize("half", [False, True])
+def test_our_files_need_no_other_argument(tmp_path, fused, half):
+    model = model_of(0, joints=5)
+    model = model.fuse() if fused else model
+    path = save_checkpoint(tmp_path / "deep" / "a.safetensors", model, {"AP": np.float64(.5)}, half=half)
     target = load_checkpoint(path)
-    assert target.fused == fused and target.num_joints == 5 and read_checkpoint(path).metadata["metrics"] == {"AP": .5}
-    assert_same(source, target, 1 if dtype else 0)
+    assert (target.variant, target.fused, target.skeleton, target.training) == (NANO, fused, model.skeleton, False)
+    assert target.metadata["AP"] == .5 and read_checkpoint(path)[1]["version"] == weights.__version__
+    assert {value.dtype for value in target.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    assert_same(model, target, .5 if half else 0)
 
 
-def test_other_joints(tmp_path):
-    source, target = model_of(0, 17), model_of(1, 20)
-    with pytest.raises(CheckpointError, match="17 joints, the model 20"):
-        load_weights(target, source.state_dict())
-    report = load_weights(target, source.state_dict(), new_head=True)
+def test_a_new_process_rebuilds_the_model(tmp_path, source):
+    path = save_checkpoint(tmp_path / "a.safetensors", source)
+    code = f"from yolo_nas_pose.model.pretrained import get; m = get({str(path)!r}); print(m.variant, m.skeleton.joints[9])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [NANO, "left_wrist"]
+
+
+def test_channels_last_models_are_saved(tmp_path, source):
+    model = model_of(3).to(memory_format=torch.channels_last)
+    assert_same(load_checkpoint(save_checkpoint(tmp_path / "a.safetensors", model)), model, 1e-4)
+
+
+def test_safetensors_of_others(tmp_path, source):
+    from safetensors.torch import save_file
+    save_file(source.state_dict(), tmp_path / "bare.safetensors")
+    with pytest.raises(WeightsError, match="bare.safetensors does not say which model"):
+        load_checkpoint(tmp_path / "bare.safetensors")
+    assert_same(source, get(NANO, tmp_path / "bare.safetensors"))
+
+
+def test_only_safetensors_are_written(tmp_path, source):
+    with pytest.raises(WeightsError, match="a.safetensors"):
+        save_checkpoint(tmp_path / "a.pth", source)
+
+
+# Other joints
+
+def test_other_joints(tmp_path, source):
+    target = model_of(1, 20)
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    report = load_weights(target, source.state_dict())
     assert {key.split(".")[2] for key in report.reinitialised} == {"cls_pred", "pose_pred"} and len(report.reinitialised) == 12
     torch.testing.assert_close(outputs(target).scores, outputs(source).scores)
     torch.testing.assert_close(outputs(target).boxes, outputs(source).boxes)
+    for key in report.reinitialised:
+        rows = slice(1, None) if "cls_pred" in key else slice(None)
+        assert torch.equal(target.state_dict()[key][rows], before[key][rows])
+    fused = model_of(2, 20)
+    report = load_weights(fused, fold_norms(partly_fused_state(source)))
+    assert fused.fused and len(report.reinitialised) == 12
+    torch.testing.assert_close(outputs(fused).boxes, outputs(source).boxes, atol=5e-3, rtol=0)
+
+
+def test_joints_of_a_model_by_name(tmp_path, source):
     path = save_checkpoint(tmp_path / "a.safetensors", source)
-    assert get("yolo_nas_pose_n", path, num_joints=20).num_joints == 20
-    assert get("yolo_nas_pose_n", path).num_joints == 17
-    assert get("yolo_nas_pose_n", path, skeleton="animalpose20").skeleton.name == "animalpose20"
+    torch.save({"net": model_of(0, 5).state_dict()}, tmp_path / "five.pth")
+    assert get(NANO).skeleton == get(NANO, path).skeleton == COCO17
+    assert get(NANO, path, num_joints=17).skeleton == COCO17
+    assert get(NANO, path, num_joints=20).skeleton.num_joints == 20
+    assert get(NANO, path, 3, "animalpose20").skeleton == get(path, skeleton="animalpose20").skeleton == ANIMALPOSE20
+    assert get(NANO, tmp_path / "five.pth").skeleton.num_joints == 5
+    five = get(NANO, tmp_path / "five.pth", skeleton=Skeleton.from_names("abcde"))
+    assert five.skeleton.joints == tuple("abcde")
+    assert_same(five, model_of(0, 5))
+    renamed = get(path, skeleton=Skeleton.from_names([f"x{k}" for k in range(17)]))  # as many, but others: they begin anew
+    assert not torch.equal(renamed.heads.head1.pose_pred.weight, source.heads.head1.pose_pred.weight)
+    with pytest.raises(ValueError, match="at least one joint"):
+        get(NANO, num_joints=0)
 
 
-def test_errors_name_the_keys(tmp_path):
-    model, state = model_of(0), model_of(1).state_dict()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    missing = {k: v for k, v in state.items() if k != "neck.neck1.conv.conv.weight"}
-    with pytest.raises(CheckpointError, match="missing.*neck.neck1.conv.conv.weight"):
-        load_weights(model, missing)
-    with pytest.raises(CheckpointError, match="left over.*surprise"):
-        load_weights(model, state | {"surprise": torch.ones(1)})
-    with pytest.raises(CheckpointError, match="another shape.*neck.neck1.conv.conv.weight"):
-        load_weights(model, state | {"neck.neck1.conv.conv.weight": torch.ones(1, 2, 3, 4)})
-    with pytest.raises(CheckpointError, match="shapes of yolo_nas_pose_s"):
-        load_weights(model, model_of(0, variant="yolo_nas_pose_s").state_dict())
-    with pytest.raises(CheckpointError, match="not a checkpoint of YOLO-NAS"):
-        load_weights(model, {"layer1.weight": torch.ones(1)})
-    with pytest.raises(CheckpointError, match="no weights"):
-        load_weights(model, {"epoch": 3})
+# Refusals
+
+def test_errors_name_the_keys(source):
+    model, state = model_of(2), source.state_dict()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    kernel = "neck.neck1.conv.conv.weight"
+    cases = {f"missing: {kernel}": {key: value for key, value in state.items() if key != kernel},
+             "unexpected: surprise": state | {"surprise": torch.ones(1)},
+             rf"another shape: {kernel} \(1, 2, 3, 4\) instead of": state | {kernel: torch.ones(1, 2, 3, 4)},
+             "It fits yolo_nas_pose_s": YoloNASPose("yolo_nas_pose_s").state_dict(),
+             "It fits yolo_nas_pose_m: ": YoloNASPose("yolo_nas_pose_m").fuse().state_dict(),
+             "not a checkpoint of YOLO-NAS: it holds layer1.weight": {"layer1.weight": torch.ones(1)},
+             "no weights inside": {"epoch": 3},
+             "missing: backbone.stage1.downsample.rbr_reparam.bias":
+                 {key: value for key, value in fold_norms(partly_fused_state(source)).items() if key != "backbone.stage1.downsample.rbr_reparam.bias"}}
+    for message, bad in cases.items():
+        with pytest.raises(WeightsError, match=message):
+            load_weights(model, bad)
+    assert not model.fused
     for key, value in model.state_dict().items():
-        assert torch.equal(value, before[key])
+        assert torch.equal(value, before[key]), key
 
 
-class Bomb:
-    def __reduce__(self):
-        import os
-        return os.mkdir, ("exploded",)
+def test_heads_that_disagree_about_the_joints_are_refused(source):
+    state = source.state_dict() | {"heads.head2.pose_pred.bias": torch.zeros(10)}
+    with pytest.raises(WeightsError, match="heads.head2.pose_pred.bias"):
+        load_weights(model_of(1), state)
 
 
-def test_pickled_code_is_never_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_variant_is_guessed_from_any_kind_of_file(variant):
+    for fused in (False, True):
+        state = {key: torch.empty(shape, device="meta") for key, shape in weights.shapes_of(variant, fused=fused).items()}
+        assert weights.guess_variant(state) == variant
+
+
+class Order:
+    def __init__(self, call, *values): self.call, self.values = call, values
+    def __reduce__(self): return self.call, self.values
+
+
+@pytest.mark.parametrize("call, values, name", [
+    (os.mkdir, ("exploded",), "mkdir"), (os.system, ("mkdir exploded",), "system"), (eval, ("__import__('os').mkdir('exploded')",), "eval"),
+    (subprocess.getoutput, ("mkdir exploded",), "getoutput"), (__import__, ("os",), "__import__"), (pickle.loads, (b"x",), "loads"),
+    (time.sleep, (600,), "sleep")])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled_code_is_never_run(tmp_path, monkeypatch, call, values, name, zipped):
     monkeypatch.chdir(tmp_path)
-    torch.save({"net": {"a": torch.ones(1)}, "x": Bomb()}, "bomb.pth")
-    torch.save({"net": {"a": torch.ones(1)}, "x": Bomb()}, "old.pth", _use_new_zipfile_serialization=False)
-    for name in ("bomb.pth", "old.pth"):
-        with pytest.raises(CheckpointError, match=name):
-            read_checkpoint(name)
+    torch.save({"net": {"a": torch.ones(1)}, "x": Order(call, *values)}, "bomb.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match=rf"bomb.pth: it wants Python to call \S*{name}: that is code, not weights. It was NOT executed"):
+        read_checkpoint("bomb.pth")
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
-def test_truncated_and_empty_files(tmp_path, name):
-    model, path = model_of(), tmp_path / name
-    save_checkpoint(path, model) if name.endswith("tensors") else torch.save(model.state_dict(), path)
+def test_packages_are_not_called_either(tmp_path):
+    "Functions of installed packages that run text: replaced by something inert."
+    torch.save({"net": {"a": torch.ones(1)}, "x": Order(torch.load, str(tmp_path / "nothing.pth")), "y": Order(np.fromfile, "nothing")}, tmp_path / "a.pth")
+    state, metadata = read_checkpoint(tmp_path / "a.pth")
+    assert list(state) == ["a"] and not any(metadata.values())
+
+
+def test_whole_models_are_refused(tmp_path, source):
+    torch.save(source, tmp_path / "whole.pth")
+    with pytest.raises(WeightsError, match="whole.pth: there are no weights inside.*Save model.state_dict"):
+        read_checkpoint(tmp_path / "whole.pth")
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth", "old.pth"])
+def test_damaged_files(tmp_path, source, name):
+    path = tmp_path / name
+    if name.endswith("tensors"):
+        save_checkpoint(path, source)
+    else:
+        torch.save(source.state_dict(), path, _use_new_zipfile_serialization=name == "a.pth")
     data = path.read_bytes()
-    for cut in (0, 5, 100, len(data) // 2):
-        path.write_bytes(data[:cut])
-        with pytest.raises(CheckpointError, match=name):
+    for content in (data[:5], data[:100], data[:len(data) // 2], data[:-1000], b"<html>gone</html>", b"\0" * 5000, b"\xff" * 5000):
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=f"{name} cannot be read as weights"):
             read_checkpoint(path)
-    with pytest.raises(FileNotFoundError):
-        read_checkpoint(tmp_path / "none.pth")
+    path.write_bytes(b"")
+    with pytest.raises(WeightsError, match=f"{name} is empty"):
+        read_checkpoint(path)
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
-    model, path = model_of(), tmp_path / "a.safetensors"
-    save_checkpoint(path, model, epoch=1)
+def test_missing_files_and_folders(tmp_path):
+    for missing in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(WeightsFileError, match="there is no weights file"):
+            read_checkpoint(missing)
+    assert issubclass(WeightsFileError, OSError) and issubclass(WeightsFileError, ValueError)
 
-    def full(tensors, part, metadata):
+
+# Writing
+
+@pytest.mark.parametrize("kind", ["disk full", "killed"])
+def test_a_failed_save_leaves_the_old_file(tmp_path, source, monkeypatch, kind):
+    path = save_checkpoint(tmp_path / "a.safetensors", source, {"epoch": 1})
+
+    def fail(tensors, part, metadata):
         part.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+        raise OSError(28, "No space left on device") if kind == "disk full" else KeyboardInterrupt
 
-    monkeypatch.setattr(weights, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(path, model, epoch=2)
-    assert read_checkpoint(path).metadata["epoch"] == 1 and len(list(tmp_path.iterdir())) == 1
-
-
-@pytest.mark.parametrize("variant", ["s", "m", "l"])
-def test_detectors_initialise_all_but_the_joints(variant, golden):
-    "Key lists of the real detectors; values are drawn."
-    import json
-    keys = json.loads((golden / "keys" / f"yolo_nas_{variant}.json").read_text())
-    torch.manual_seed(0)
-    state = {key: torch.rand(shape) + .5 if dtype != "torch.int64" else torch.zeros(shape, dtype=torch.int64)
-             for key, (shape, dtype) in keys.items()}
-    model = YoloNASPose(f"yolo_nas_pose_{variant}")
-    report = load_weights(model, state)
-    fresh = {".".join(key.split(".")[2:3]) for key in report.reinitialised}
-    assert fresh == {"pose_stem", "pose_convs", "cls_pred", "pose_pred"}
-    live = [key for key in report.unused if "rbr_reparam" not in key]
-    assert len(live) == 6 and all("cls_pred" in key for key in live)
-    own = model.state_dict()
-    torch.testing.assert_close(own["heads.head1.bbox_stem.seq.conv.weight"], state["heads.head1.stem.seq.conv.weight"])
-    var = "backbone.stage1.blocks.conv1.bn.running_var"
-    torch.testing.assert_close((own[var].double() + 1e-6), state[var].double() + 1e-3, rtol=1e-6, atol=0)
+    monkeypatch.setattr(weights, "save_file", fail)
+    if kind == "killed":  # as after a power cut: the part may stay, the file is whole
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(path, source, {"epoch": 2})
+    else:
+        with pytest.raises(WeightsFileError, match="cannot write .*a.safetensors.*No space left"):
+            save_checkpoint(path, source, {"epoch": 2})
+        assert len(list(tmp_path.iterdir())) == 1
+    assert read_checkpoint(path)[1]["epoch"] == 1
 
 
-@pytest.fixture
-def host(tmp_path_factory):
-    "A host that can refuse, break off, send pages, or serve."
-    data = tmp_path_factory.mktemp("host") / "data.pth"
-    torch.save(reference_state(model_of(3)), data)
-    whole = data.read_bytes()
+def test_folders_that_cannot_be_written(tmp_path, source):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(WeightsFileError, match="cannot write .*a.safetensors"):
+        save_checkpoint(tmp_path / "file" / "a.safetensors", source)
+
+
+# Downloads
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("host") / "data.pth"
+    torch.save({"net": reference_state(model_of(3))}, path)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def host(whole):
+    "A host that can refuse, break off, send pages, hang, or serve; and what it was asked."
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -212,58 +357,156 @@ def host(tmp_path_factory):
             kind = self.path.split("/")[1]
             if kind == "forbidden":
                 return self.send_error(403)
+            if kind == "hangs":
+                time.sleep(1.5)
             begin = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+            begin = 0 if kind == "ignorant" else begin
+            if begin >= len(whole):
+                return self.send_error(416)
+            body = {"page": b"<html>sign in</html>", "disguised": b"<html>sign in</html>", "code": code}.get(kind, whole)[begin:]
             self.send_response(206 if begin else 200)
             self.send_header("Content-Type", "text/html" if kind == "page" else "application/octet-stream")
-            self.send_header("Content-Length", str(len(whole) - begin))
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(whole[begin:begin + 100_000] if kind == "breaks" else whole[begin:])
+            self.wfile.write(body[:100_000] if kind == "breaks" else body)
 
         def log_message(self, *args): pass
 
+    import io
+    buffer = io.BytesIO()
+    torch.save({"net": {"a": torch.ones(1)}, "x": Order(os.mkdir, "exploded")}, buffer)
+    code = buffer.getvalue()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}", asked
     server.shutdown()
+    server.server_close()
 
 
-FILE = "yolo_nas_pose_n_coco_pose.pth"
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    "An empty cache; no other host than those a test names."
+    monkeypatch.setenv("YOLO_NAS_POSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("YOLO_NAS_POSE_WEIGHTS_URL", raising=False)
+    monkeypatch.setattr(pretrained, "HOSTS", ())
+    announce.cache_clear()
+    return tmp_path / "cache"
 
 
-def test_hosts_are_tried_in_order_and_a_part_is_continued(host, tmp_path, monkeypatch, capsys):
+FILE = official_file(NANO)
+
+
+def test_the_official_names():
+    assert FILE == "yolo_nas_pose_n_coco_pose.pth"
+    assert [host.split("/")[2] for host in pretrained.HOSTS] == ["sghub.deci.ai", "sg-hub-nv.s3.amazonaws.com", "d2gjn4b69gu75n.cloudfront.net"]
+
+
+def test_hosts_are_tried_in_order_and_a_part_is_continued(host, cache, whole, monkeypatch):
     url, asked = host
-    monkeypatch.setenv("YOLO_NAS_POSE_CACHE", str(tmp_path))
-    weights.announce.cache_clear()
-    with pytest.raises(OSError) as caught:
-        pretrained_path(FILE, (f"{url}/forbidden", f"{url}/page", f"{url}/breaks"))
+    monkeypatch.setattr(pretrained, "HOSTS", (f"{url}/forbidden", f"{url}/page", f"{url}/breaks"))
+    with pytest.raises(WeightsFileError) as caught:
+        pretrained_path(NANO)
     message = str(caught.value)
-    assert all(word in message for word in ("Forbidden", "web page", "broke off", FILE, str(tmp_path), "pretrained_weights=None"))
-    assert [p.name for p in tmp_path.iterdir()] == [f"{FILE}.part"]
-    path = pretrained_path(FILE, (f"{url}/serves",))
+    assert all(word in message for word in ("Forbidden", "web page", "broke off at 100,000", f"put it at {cache / FILE}", "YOLO_NAS_POSE_WEIGHTS_URL",
+                                            "pretrained_weights=None"))
+    assert [p.name for p in cache.iterdir()] == [f"{FILE}.part"]
+    monkeypatch.setenv("YOLO_NAS_POSE_WEIGHTS_URL", f"{url}/serves/")
+    path = pretrained_path(NANO)
     assert asked[-1] == (f"/serves/{FILE}", "bytes=100000-")
-    assert [p.name for p in tmp_path.iterdir()] == [FILE]
-    assert pretrained_path(FILE, ()) == path  # from the cache, no host asked
-    assert capsys.readouterr().err.count("no commercial") == 1
+    assert [p.name for p in cache.iterdir()] == [FILE] and path.read_bytes() == whole
+    number = len(asked)
+    assert pretrained_path(NANO) == path and len(asked) == number  # from the cache, no host asked
 
 
-def test_licence_is_inherited(host, tmp_path, monkeypatch):
-    monkeypatch.setenv("YOLO_NAS_POSE_CACHE", str(tmp_path))
+def test_hosts_without_ranges_begin_again(host, cache, whole):
+    cache.mkdir()
+    (cache / f"{FILE}.part").write_bytes(b"something else")
+    assert download([f"{host[0]}/ignorant/{FILE}"], cache / FILE).read_bytes() == whole
+
+
+def test_a_part_longer_than_the_file_is_dropped(host, cache, whole):
+    cache.mkdir()
+    (cache / f"{FILE}.part").write_bytes(whole + b"more")
+    assert download([f"{host[0]}/serves/{FILE}"], cache / FILE).read_bytes() == whole
+
+
+def test_a_whole_part_is_no_obstacle(host, cache, whole):
+    cache.mkdir()
+    (cache / f"{FILE}.part").write_bytes(whole)
+    assert download([f"{host[0]}/serves/{FILE}"], cache / FILE).read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind, reason", [("disguised", "cannot be read as weights"), ("code", "NOT executed"), ("page", "web page")])
+def test_what_is_no_weights_file_does_not_stay(host, cache, kind, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsFileError, match=reason):
+        download([f"{host[0]}/{kind}/{FILE}"], cache / FILE)
+    assert list(cache.iterdir()) == [] and not (tmp_path / "exploded").exists()
+
+
+def test_silent_hosts_are_left(host, cache):
+    begin = time.perf_counter()
+    path = download([f"{host[0]}/hangs/{FILE}", f"{host[0]}/serves/{FILE}"], cache / FILE, timeout=.3)
+    assert path.is_file() and time.perf_counter() - begin < 1.4
+
+
+def test_hosts_that_do_not_exist(cache):
+    with pytest.raises(WeightsFileError, match="refused(.|\n)*put it at"):
+        download(["http://127.0.0.1:9/models/a.pth", "no address"], cache / FILE)
+
+
+def test_licence_is_told_once_and_inherited(host, cache, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("YOLO_NAS_POSE_WEIGHTS_URL", f"{host[0]}/serves")
-    model = get("yolo_nas_pose_n", pretrained_weights="coco_pose", num_joints=5)
-    assert model.licence == "deci-yolonas-pose" and model.num_joints == 5
+    model = get(NANO, pretrained_weights="coco_pose", num_joints=5)
+    assert model.metadata["licence"] == "deci-yolonas-pose" and model.skeleton.num_joints == 5 and not model.training
     path = save_checkpoint(tmp_path / "mine.safetensors", model)
-    assert load_checkpoint(path).licence == "deci-yolonas-pose"
-    assert read_checkpoint(save_checkpoint(tmp_path / "scratch.safetensors", YoloNASPose("yolo_nas_pose_n"))).metadata["licence"] == ""
+    grandchild = model_of(1, 5)
+    load_weights(grandchild, path)
+    for heir in (load_checkpoint(path), get(path), get(NANO, path, skeleton="animalpose20"), grandchild,
+                 load_checkpoint(save_checkpoint(tmp_path / "b.safetensors", model, {"licence": "mine"}))):
+        assert "deci-yolonas-pose" in heir.metadata["licence"].split(" + ")
+    told = capsys.readouterr()
+    assert told.err.count("no commercial") == 1 and not told.out
+    assert load_checkpoint(save_checkpoint(tmp_path / "scratch.safetensors", model_of(1))).metadata == {}
 
 
-@pytest.mark.parametrize("name, near", [("yolo_nas_pose_x", "yolo_nas_pose"), ("YOLO-NAS-POSE-S", "yolo_nas_pose_s"), ("resnet", "Known are")])
+def test_official_detector_files_carry_the_licence_too(tmp_path, source, capsys):
+    torch.save({"net": source.state_dict()}, tmp_path / "yolo_nas_s_coco.pth")
+    model = model_of(1)
+    load_weights(model, tmp_path / "yolo_nas_s_coco.pth")
+    assert model.metadata == {"licence": "deci-yolonas-pose"}
+
+
+# Names
+
+@pytest.mark.parametrize("name, near", [("yolo_nas_pose_x", "yolo_nas_pose"), ("YOLO-NAS-POSE-S", "did you mean 'yolo_nas_pose_s'"), ("resnet", "Known: ")])
 def test_unknown_names(name, near):
     with pytest.raises(ValueError, match=near):
         get(name)
 
 
-def test_unknown_weights():
-    with pytest.raises(ValueError, match="neither"):
-        get("yolo_nas_pose_n", "coco")
-    with pytest.raises(ValueError, match="yolo_nas_pose_n only"):
+def test_unknown_weights(tmp_path, source):
+    with pytest.raises(WeightsError, match="'coco': neither 'coco_pose' nor 'toy'"):
+        get(NANO, "coco")
+    with pytest.raises(WeightsError, match="yolo_nas_pose_n only"):
         get("yolo_nas_pose_s", "toy")
+    path = save_checkpoint(tmp_path / "a.safetensors", source)
+    with pytest.raises(WeightsError, match="holds yolo_nas_pose_n, not yolo_nas_pose_s"):
+        get("yolo_nas_pose_s", path)
+    with pytest.raises(ValueError, match="leave pretrained_weights out"):
+        get(path, "coco_pose")
+    with pytest.raises(WeightsFileError, match="there is no weights file"):
+        get(tmp_path / "none.safetensors")
+
+
+def test_toy_weights_or_a_clear_error(monkeypatch):
+    monkeypatch.setattr(pretrained, "TOY_FILE", "yolo_nas_pose_n_absent.safetensors")
+    with pytest.raises(WeightsFileError, match="yolo_nas_pose_n_absent.safetensors is missing"):
+        get(NANO, "toy")
+    assert all(row["weights"] == ["coco_pose"] for row in list_models())
+
+
+def test_list_of_models():
+    rows = list_models()
+    assert [row["name"] for row in rows] == list(VARIANTS)
+    assert [row["published_ap"] for row in rows] == [.5968, .6415, .6787, .6824]

@@ -89,9 +89,9 @@ def person_joints(
     rng: np.random.Generator,  # chance
 ) -> tuple[np.ndarray, np.ndarray]:  # (17, 3) joints in the order of COCO, (3, 3) frame of the head
     "A pose that a body can take."
-    sit = rng.random() < .2
-    torso = turn(0, rng.normal(20 if sit else 5, 15)) @ turn(2, rng.normal(0, 8))
-    head = torso @ turn(1, rng.normal(0, 25)) @ turn(0, rng.normal(5, 12))
+    sit = rng.random() < .15
+    torso = turn(0, rng.normal(12 if sit else 4, 8)) @ turn(2, rng.normal(0, 6))
+    head = torso @ turn(1, rng.normal(0, 18)) @ turn(0, rng.normal(5, 8))
     hip = np.array([0, .53, 0])
     neck = hip + torso @ (0, .32, 0)
     skull = neck + torso @ (0, .03, 0) + head @ (0, .08, .01)
@@ -100,11 +100,11 @@ def person_joints(
     for side in (1, -1):
         shoulder = hip + torso @ (.115 * side, .29, 0)
         raised = rng.random() < .2
-        arm = limb(shoulder, (.17, .15), side, rng.normal(150 if raised else 10, 30), abs(rng.normal(12, 25)),
-                   rng.uniform(0, 130) if rng.random() < .7 else 5, torso)
+        arm = limb(shoulder, (.17, .15), side, rng.normal(140 if raised else 8, 18), abs(rng.normal(16, 16)),
+                   rng.uniform(0, 100) if rng.random() < .6 else 5, torso)
         socket = hip + np.array([.07 * side, -.01, 0])
-        swing = rng.normal(80, 12) if sit else rng.normal(8, 25)
-        bend = -rng.normal(80, 20) if sit else -abs(rng.normal(0, 35))
+        swing = rng.normal(80, 8) if sit else rng.normal(5, 18)
+        bend = -rng.normal(80, 12) if sit else -abs(rng.normal(0, 22))
         arms.append([shoulder, *arm])
         legs.append([socket, *limb(socket, (.25, .25), side, swing, abs(rng.normal(5, 9)), min(bend, 0), np.eye(3))])
     return np.array(joints + [p for pair in zip(*arms) for p in pair] + [p for pair in zip(*legs) for p in pair]), head

@@ -26,7 +26,7 @@ from ..data.files import ends_early
 # %% auto #0
 __all__ = ['PICTURES', 'FILMS', 'InputError', 'decode_image', 'eight_bits', 'from_pillow', 'from_tensor', 'as_bgr', 'fetch',
            'missing', 'in_order', 'find_files', 'Picture', 'at_path', 'find_pictures', 'broken', 'pictures', 'is_film',
-           'open_film', 'frames']
+           'open_film', 'frames', 'check_target', 'write_picture']
 
 # %% ../../nbs/6_deploy/59_sources.ipynb #668ff35a
 class InputError(ValueError):
@@ -126,9 +126,9 @@ def fetch(
     most: int = 100_000_000,  # largest answer, bytes
 ) -> bytes:
     "What a host answers. Raises InputError if it refuses, stays silent, takes too long, sends too much or stops early."
-    request = urllib.request.Request(address, headers={"User-Agent": "yolo_nas_pose"})
     start, content = time.monotonic(), bytearray()
     try:
+        request = urllib.request.Request(address, headers={"User-Agent": "yolo_nas_pose"})
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             while part := answer.read1(65536):
                 content += part
@@ -138,7 +138,9 @@ def fetch(
                     raise InputError(f"the answer took more than {limit:g} s. Download it and give its path")
             if answer.length:
                 raise InputError(f"the answer breaks off after {len(content)} bytes, {answer.length} are missing. Try again")
-    except (OSError, http.client.HTTPException, UnicodeError) as error:
+    except InputError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:
         why = f"timed out after {timeout:g} s" if "timed out" in str(error) else str(error) or type(error).__name__
         raise InputError(f"cannot be fetched: {why}. Check the address, or download it and give its path") from error
     return bytes(content)
@@ -156,7 +158,8 @@ def missing(
     if not folder.is_dir():
         there = next(parent for parent in [*folder.parents, Path()] if parent.is_dir())
         return InputError(f"there is no folder {folder}. {there.absolute()} is the last part of it that exists")
-    near = difflib.get_close_matches(path.name, os.listdir(folder), n=3, cutoff=.5)
+    names = os.listdir(folder) if os.access(folder, os.R_OK) else []
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=.5)
     return InputError(f"there is no such file or folder. {folder.absolute()} has " +
                       (f"{', '.join(near)}: did you mean that?" if near else "nothing of a similar name"))
 
@@ -188,7 +191,7 @@ def find_files(
             raise missing(path) if text else InputError("the path is empty. Give the path of a picture or a folder")
         matches = [Path(file) for file in glob.glob(str(path), recursive=True)]
     except (OSError, ValueError) as error:
-        raise error if isinstance(error, InputError) else InputError(f"this is no path ({error})") from error
+        raise error if isinstance(error, InputError) else InputError(f"this is no path ({getattr(error, 'strerror', None) or error})") from error
     found = [file for file in matches if file.suffix.lower() in PICTURES and file.is_file()]
     if not found:
         raise InputError(f"this pattern matches no pictures ({len(matches)} other things)")
@@ -232,7 +235,7 @@ def find_pictures(
         try:
             yield from at_path(os.fspath(source))
         except InputError as error:
-            yield Picture(os.fspath(source), broken(error))
+            yield Picture(os.fspath(source)[:300], broken(error))
     elif isinstance(source, (bytes, bytearray, memoryview)):
         yield Picture("", lambda: decode_image(source))
     elif getattr(source, "ndim", 0) == 4:
@@ -281,28 +284,27 @@ def is_film(
     text = os.fspath(source)
     path = text.split("?")[0] if "://" in text else text
     return text.startswith(("rtsp://", "rtmp://", "udp://")) or (
-        path.lower().endswith(FILMS) and not glob.has_magic(path) and not Path(path).is_dir())
+        path.lower().endswith(FILMS) and not glob.has_magic(path) and not os.path.isdir(path))
 
-
+# %% ../../nbs/6_deploy/59_sources.ipynb #6ea82675
 def open_film(
     source: int | str | os.PathLike,  # number of a camera, path, or address
-) -> cv2.VideoCapture:
+    name: str,                        # for messages and results
+) -> tuple[Iterator[Picture], float]:  # its pictures, and how many come in a second; 0 if it does not say
     "The film, opened. Raises InputError if it does not exist or cannot be read."
-    if isinstance(source, (int, np.integer)):
-        name, way = f"camera {source}", "Is it connected, free, and allowed? Cameras count from 0"
-    else:
-        source = name = os.fspath(source)
-        way = "Is it a whole film? Copy it again, or turn it into MP4"
+    way = "Is it connected, free, and allowed? Cameras count from 0"
+    if not isinstance(source, (int, np.integer)):
+        source, way = os.fspath(source), "Is it a whole film? Copy it again, or turn it into MP4"
         if "://" not in source:
             source = str(Path(source).expanduser())
-            if not Path(source).is_file():
+            if not os.path.isfile(source):
                 raise InputError(f"{name}: {missing(Path(source))}")
     capture = cv2.VideoCapture(source)
     if not capture.isOpened():
         raise InputError(f"{name}: OpenCV cannot open this. {way}")
-    return capture
+    return frames(capture, name), capture.get(cv2.CAP_PROP_FPS)
 
-# %% ../../nbs/6_deploy/59_sources.ipynb #46478c04
+
 def frames(
     capture: cv2.VideoCapture,  # an opened film; closed in the end
     name: str,                  # for messages and results
@@ -320,3 +322,39 @@ def frames(
         capture.release()
     if not number:
         raise InputError(f"{name}: this gives no pictures. Is it a whole film, or a camera that somebody else uses?")
+
+# %% ../../nbs/6_deploy/59_sources.ipynb #75c173d6
+def check_target(
+    path: Path,    # to write
+    source: str,   # where the pictures came from
+) -> None:
+    "Raises OSError if writing would destroy the source."
+    if path.exists() and Path(source).exists() and path.samefile(source):
+        raise OSError(f"{path}: cannot write here, this is the original. Choose another folder or name")
+
+
+def write_picture(
+    path: str | os.PathLike,  # its suffix says how
+    image: np.ndarray,        # (H, W, 3) uint8, BGR
+    source: str = "",         # a file that must not be overwritten
+) -> Path:
+    "Writes a picture, all of it or nothing. Raises OSError if that is impossible."
+    path = Path(path).expanduser()
+    try:
+        _, content = cv2.imencode(path.suffix, image)
+    except cv2.error as error:
+        raise InputError(f"{path}: OpenCV cannot write {image.shape[1]} x {image.shape[0]} pixels as "
+                         f"{path.suffix or 'a file without suffix'}. Take .jpg or .png") from error
+    check_target(path, source)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(f"{path}: cannot write this picture ({error.strerror}). Is the disk full, or the folder read-only or a "
+                      f"file? Choose another place") from error
+    return path
