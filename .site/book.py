@@ -18,6 +18,7 @@ PARTS = {  # folder -> name, floor of the house, what lives there
     "7_nas": ("Search", 5, "Looking for better networks."),
     "": ("Command line", 6, "The same from a shell."),
 }
+FIRST = ["quickstart", "handovers"]  # tutorials to begin with; the others follow by name
 HIDING = {"hide", "default_exp"}  # directives of cells that readers do not see
 
 
@@ -131,6 +132,7 @@ def read_book(root: Path) -> list[Page]:
 
     def place(page: Page):
         known = order.index(page.part) if page.part in PARTS else len(order) - 1.5
-        return page.target != "index.md", known, page.name
+        tutorial = FIRST.index(page.slug) if page.slug in FIRST else len(FIRST)
+        return page.target != "index.md", known, tutorial, page.name
 
     return sorted((Page(path, root) for path in paths), key=place)
