@@ -131,7 +131,7 @@ def make_person(
                   part(wrist + .25 * (wrist - elbow), .028, wear.skin, arm), part([hip, knee], .05, wear.trousers, leg),
                   part([knee, ankle], .036, wear.legs, leg), part([ankle, toe], .032, wear.shoes, leg)]
     normals = np.zeros((17, 3))
-    normals[:5] = (head @ np.array([(0, 0, 1), (.35, 0, .94), (-.35, 0, .94), (1, 0, .1), (-1, 0, .1)]).T).T
+    normals[:5] = (head @ np.array([(0, 0, 1), (.35, 0, .94), (-.35, 0, .94), (.9, 0, .45), (-.9, 0, .45)]).T).T
     return Body(joints, normals, PERSON_GROUPS, parts)
 
 # %% ../../nbs/0_core/05_bodies.ipynb #62db555f

@@ -19,17 +19,18 @@ from .skeleton import ANIMALPOSE20, COCO17, Skeleton
 from .structures import PoseSample
 
 # %% auto #0
-__all__ = ['MOST_FIGURES', 'TOY_SKELETONS', 'Placed', 'place', 'paint', 'paint_figure', 'visibility', 'background',
-           'paint_obstacle', 'camera', 'arrange', 'paint_crowd', 'toy_scene', 'finish', 'ToyScenes', 'coco_labels',
-           'write_toy']
+__all__ = ['MOST_FIGURES', 'TOY_SKELETONS', 'Placed', 'place', 'eighths', 'paint', 'paint_figure', 'count_pixels', 'visibility',
+           'background', 'paint_obstacle', 'camera', 'arrange', 'paint_crowd', 'toy_scene', 'finish', 'ToyScenes',
+           'coco_labels', 'write_toy']
 
 # %% ../../nbs/0_core/06_toy.ipynb #7bcb7911
 class Placed(NamedTuple):
     "A figure in the scene."
     joints: np.ndarray   # (K, 2) px
     looks: np.ndarray    # (K,) bool, False for joints of the face that look away
-    groups: np.ndarray   # (K, 2)
-    pieces: list[tuple]  # (points (M, 2) px, radius px, colour, group), from far to near
+    groups: np.ndarray   # (K, 2) limbs that do not hide the joint
+    limbs: np.ndarray    # (8,) px^2, size of each limb if nothing were in front of it
+    pieces: list[tuple]  # (corners (M, 2) 1/8 px, radius px, colour, rim, group), from far to near
 
 
 def place(
@@ -41,29 +42,41 @@ def place(
     "The figure turned, scaled and moved into the picture."
     pivot = body.joints.mean(0)
     project = lambda points: (points - pivot) @ matrix.T * (height, -height, height) + (*center, 0)
-    joints, pieces = project(body.joints), []
-    for part in body.parts:
-        points = project(part.points)
-        pieces.append((points[:, 2].mean(), points[:, :2], part.radius * height, part.colour, part.group))
-    pieces.sort(key=lambda piece: piece[0])
-    facing = body.normals @ matrix[2]
-    return Placed(joints[:, :2], (facing > .05) | ~body.normals.any(1), body.groups, [piece[1:] for piece in pieces])
+    points, joints = project(np.concatenate([part.points for part in body.parts])), project(body.joints)
+    sizes, groups = np.array([(len(part.points), part.group) for part in body.parts]).T
+    ends, radii = sizes.cumsum(), np.array([part.radius for part in body.parts]) * height
+    starts, steps = ends - sizes, np.linalg.norm(np.diff(points[:, :2], axis=0, append=0), axis=1)
+    steps[ends - 1] = 0
+    limbs = np.bincount(groups, np.pi * radii**2 + 2 * radii * np.add.reduceat(steps, starts), 8)
+    colours, corners = np.array([part.colour for part in body.parts]), eighths(points[:, :2])
+    pieces = list(zip(np.split(corners, ends[:-1]), radii.tolist(), colours.tolist(), (colours * .55).tolist(), groups.tolist()))
+    order = (np.add.reduceat(points[:, 2], starts) / sizes).argsort(kind="stable")
+    looks = (body.normals @ matrix[2] > .05) | ~body.normals.any(1)
+    return Placed(joints[:, :2], looks, body.groups, limbs, [pieces[n] for n in order])
+
+
+# %% ../../nbs/0_core/06_toy.ipynb #18838c1f
+def eighths(
+    points: np.ndarray,  # (M, 2) px
+) -> np.ndarray:         # (M, 2) int32, 1/8 px, as OpenCV counts from the centre of the first pixel
+    "Places as whole numbers, which OpenCV paints finer than pixels."
+    return np.round(points * 8 - 4).astype(np.int32)
 
 
 def paint(
     canvas: np.ndarray,    # (H, W) or (H, W, 3) uint8; painted in place
-    points: np.ndarray,    # (M, 2) px
+    corners: np.ndarray,   # (M, 2) int32, 1/8 px
     radius: float,         # px
-    colour: float | tuple,  # BGR or a number
+    colour: float | list[float],  # BGR or a number
 ) -> None:
     "Paints a disc, a thick line, or a thick polygon."
-    corners, thick = np.round(points * 8 - 4).astype(np.int32), max(1, round(2 * radius))
     if len(corners) == 1:
         cv2.circle(canvas, corners[0].tolist(), max(4, round(radius * 8)), colour, -1, cv2.LINE_8, 3)
         return
     if len(corners) > 2:
         cv2.fillConvexPoly(canvas, corners, colour, cv2.LINE_8, 3)
-    cv2.polylines(canvas, [corners], len(corners) > 2, colour, thick, cv2.LINE_8, 3)
+    cv2.polylines(canvas, [corners], len(corners) > 2, colour, max(1, round(2 * radius)), cv2.LINE_8, 3)
+
 
 # %% ../../nbs/0_core/06_toy.ipynb #b21e2d6d
 def paint_figure(
@@ -74,34 +87,43 @@ def paint_figure(
 ) -> tuple[np.ndarray, int]:  # (4,) xyxy box and area in px of the whole figure inside the image
     "Paints a figure over what is there."
     silhouette = np.zeros(owner.shape, np.uint8)
-    for points, radius, colour, group in figure.pieces:
-        rim = max(.6, radius * .12)
-        paint(image, points, radius + rim / 2, tuple((colour * .55).tolist()))
-        paint(image, points, max(radius - rim / 2, .4), tuple(colour.tolist()))
-        paint(silhouette, points, radius, number + group)
+    for corners, radius, colour, rim, group in figure.pieces:
+        width = max(.6, radius * .12)
+        paint(image, corners, radius + width / 2, rim)
+        paint(image, corners, max(radius - width / 2, .4), colour)
+        paint(silhouette, corners, radius, number + group)
     cv2.copyTo(silhouette, silhouette, owner)
     x, y, width, height = cv2.boundingRect(silhouette)
     return np.array([x, y, x + width, y + height], np.float32), cv2.countNonZero(silhouette)
+
 
 # %% ../../nbs/0_core/06_toy.ipynb #cf51d465
 MOST_FIGURES = 30  # numbers of limbs must fit into a byte
 
 
+def count_pixels(
+    owner: np.ndarray,  # (H, W) uint8, who is on top
+) -> np.ndarray:        # (256,) px^2, by number
+    "How much of each limb shows."
+    return cv2.calcHist([owner], [0], None, [256], [0, 256]).ravel()
+
+
 def visibility(
     figure: Placed,      # a painted figure
     owner: np.ndarray,   # (H, W) uint8, who is on top, after everything is painted
+    shown: np.ndarray,   # (256,) px^2, how much of each limb shows
     number: int,         # of the figure
-    area: int,           # of the whole figure, px
+    area: int,           # of the whole figure, px^2
 ) -> np.ndarray:         # (K, 3) float32, x, y, visibility
     "The labels of a figure."
     inside = ((figure.joints >= 0) & (figure.joints < owner.shape[::-1])).all(1)
     x, y = np.where(inside[:, None], figure.joints, 0).astype(int).T
     on_top = (owner[y, x][:, None] == figure.groups + number).any(1)
-    flags = inside * (1. + (on_top & figure.looks))
-    mine = int(((owner > number) & (owner <= number + 8)).sum())
-    if mine < .33 * area:
-        flags[:] = 0
+    mine = shown[number:number + 8] * (np.arange(8) > 0)
+    told = (mine >= .25 * figure.limbs)[figure.groups].any(1) & figure.looks
+    flags = inside * told * (1. + on_top) * (mine.sum() >= .33 * area)
     return np.where(flags[:, None] > 0, np.column_stack([figure.joints, flags]), 0).astype(np.float32)
+
 
 # %% ../../nbs/0_core/06_toy.ipynb #fa7d4801
 def background(
@@ -133,9 +155,9 @@ def paint_obstacle(
     else:
         across = along[::-1] * (1, -1) * rng.uniform(.2, .7)
         points, radius = np.stack([center - along, center + across, center + along, center - across]), 1.
-    paint(image, points, radius, colour)
-    if owner is not None:
-        paint(owner, points, radius, 255)
+    for canvas, ink in ((image, colour), (owner, 255)):
+        if canvas is not None:
+            paint(canvas, eighths(points), radius, ink)
 
 # %% ../../nbs/0_core/06_toy.ipynb #3806e5fb
 def camera(
@@ -203,10 +225,11 @@ def toy_scene(
         placed.append((figure, *paint_figure(image, owner, figure, 8 * n)))
         if rng.random() < .08:
             paint_obstacle(image, owner, rng)
+    shown = count_pixels(owner)
     for n, (figure, box, area) in enumerate(placed):
         if area >= 40:
             boxes, areas, crowd = [*boxes, box], [*areas, area], [*crowd, False]
-            joints.append(visibility(figure, owner, 8 * n, area))
+            joints.append(visibility(figure, owner, shown, 8 * n, area))
     return finish(image, boxes, joints, areas, crowd, TOY_SKELETONS[kind].num_joints, rng)
 
 

@@ -17,8 +17,8 @@ from ..core.structures import LossParts, RawPoses, Targets
 from .assigner import Assignment, assign
 
 # %% auto #0
-__all__ = ['focal_loss', 'expected_sides', 'dfl_loss', 'assign_raw', 'box_losses', 'joint_losses', 'normaliser', 'loss_terms',
-           'check_shapes', 'check_kinds', 'PoseLoss']
+__all__ = ['focal_loss', 'expected_sides', 'dfl_loss', 'assign_raw', 'box_losses', 'cauchy_loss', 'joint_losses', 'normaliser',
+           'loss_terms', 'check_shapes', 'check_kinds', 'PoseLoss']
 
 # %% ../../nbs/3_loss/31_pose_loss.ipynb #18ef3204
 def focal_loss(
@@ -80,6 +80,21 @@ def box_losses(
     overlap = {"ciou": ciou_loss, "giou": giou_loss}[iou_loss](guess, box)
     return overlap, dfl_loss(bins, boxes_to_sides(point, box))
 
+# %% ../../nbs/3_loss/31_pose_loss.ipynb #60c8af06
+def cauchy_loss(
+    guess: Tensor,    # (M, K, 2) x and y, px
+    place: Tensor,    # (M, K, 2) x and y, px
+    visible: Tensor,  # (M, K) above 0 where the joint is labelled
+    area: Tensor,     # (M,) area of the person, px^2
+    sigmas: Tensor,   # (K,) tolerance of each joint
+) -> Tensor:          # (M,) 0 or more; 0 where no joint is labelled
+    "Mean log(1 + u^2 / 2) of the labelled joints, u the error in units of 2 sigma s (Barron 2019, table 1)."
+    squared = (guess - place).square().sum(-1)
+    error = squared / (2 * sigmas).square() / area[..., None].clamp(min=1e-9) / 2
+    labelled = (visible > 0).to(error.dtype)
+    return (labelled * error.log1p()).sum(-1) / labelled.sum(-1).clamp(min=1)
+
+
 # %% ../../nbs/3_loss/31_pose_loss.ipynb #cd965b65
 def joint_losses(
     raw: RawPoses,           # what the network said
@@ -87,15 +102,17 @@ def joint_losses(
     found: Assignment,       # who answers for whom
     sigmas: Tensor,          # (K,) tolerance of each joint
     pose_cls_loss: str = "focal",  # focal or bce
-) -> tuple[Tensor, Tensor]:  # (M,) joint confidence, (M,) 1 - OKS of the labelled joints
+    pose_reg_loss: str = "oks",    # oks or cauchy
+) -> tuple[Tensor, Tensor]:  # (M,) joint confidence, (M,) position: 1 - OKS, or the Cauchy loss, of the labelled joints
     "Losses of the joints of all M claims; all lengths in pixels."
     label = targets.joints[found.owners, :, 1:]
     seen = (label[..., 2] > 0).float()
     guess = raw.joints.flatten(0, 1).index_select(0, found.places)
-    similar = oks(guess, label[..., :2].where(seen[..., None] > 0, 0), seen, oks_area(targets.boxes[found.owners, 1:]), sigmas)
+    known = guess, label[..., :2].where(seen[..., None] > 0, 0), seen, oks_area(targets.boxes[found.owners, 1:]), sigmas
+    place = cauchy_loss(*known) if pose_reg_loss == "cauchy" else (seen.sum(-1) > 0).float() - oks(*known)
     logits = raw.joint_logits.flatten(0, 1).index_select(0, found.places)
     gamma, alpha = (2., .25) if pose_cls_loss == "focal" else (0., None)
-    return focal_loss(logits, seen, gamma, alpha).mean(-1), (seen.sum(-1) > 0).float() - similar
+    return focal_loss(logits, seen, gamma, alpha).mean(-1), place
 
 # %% ../../nbs/3_loss/31_pose_loss.ipynb #2c733a3e
 def normaliser(
@@ -118,6 +135,7 @@ def loss_terms(
     cls_loss: str,                # focal or bce
     iou_loss: str,                # ciou or giou
     pose_cls_loss: str,           # focal or bce
+    pose_reg_loss: str,           # oks or cauchy
     rescale_pose_by_score: bool,  # False: plain mean of the joint losses over the positives
     average_over_ranks: bool,     # True: one normaliser for all processes
 ) -> list[Tensor]:                # five scalars: cls, iou, dfl, pose_cls, pose_reg
@@ -127,7 +145,7 @@ def loss_terms(
     weight = found.scores / scale
     pose_weight = weight if rescale_pose_by_score else found.positive / found.positive.sum().clamp(min=1)
     overlap, sides = box_losses(raw, targets, found, iou_loss)
-    confidence, position = joint_losses(raw, targets, found, sigmas, pose_cls_loss)
+    confidence, position = joint_losses(raw, targets, found, sigmas, pose_cls_loss, pose_reg_loss)
     return [(score * found.counted).sum() / scale, (overlap * weight).sum(), (sides * weight).sum(),
             (confidence * pose_weight).sum(), (position * pose_weight).sum()]
 
@@ -155,11 +173,12 @@ def check_kinds(
     cls_loss: str,       # focal or bce
     iou_loss: str,       # ciou or giou
     pose_cls_loss: str,  # focal or bce
+    pose_reg_loss: str = "oks",  # oks or cauchy
 ) -> None:
     "Nothing, or a ValueError that names the choices."
-    kinds = dict(cls_loss=cls_loss, iou_loss=iou_loss, pose_cls_loss=pose_cls_loss)
+    kinds = dict(cls_loss=cls_loss, iou_loss=iou_loss, pose_cls_loss=pose_cls_loss, pose_reg_loss=pose_reg_loss)
     for name, kind in kinds.items():
-        choices = ("ciou", "giou") if name == "iou_loss" else ("focal", "bce")
+        choices = {"iou_loss": ("ciou", "giou"), "pose_reg_loss": ("oks", "cauchy")}.get(name, ("focal", "bce"))
         if kind not in choices:
             raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, not {kind!r}")
 
@@ -173,6 +192,7 @@ class PoseLoss(nn.Module):
         cls_loss: str = "focal",             # person score: focal or bce
         iou_loss: str = "ciou",              # boxes: ciou or giou
         pose_cls_loss: str = "focal",        # joint confidence: focal or bce
+        pose_reg_loss: str = "oks",          # joint positions: oks (the reference's) or cauchy, which has a longer tail
         cls_weight: float = 1.0,             # weight of the person score
         iou_weight: float = 2.5,             # weight of the overlap of boxes
         dfl_weight: float = 0.01,            # weight of the side distributions; the reference takes 0.5 for M and L
@@ -188,11 +208,11 @@ class PoseLoss(nn.Module):
         claimants_only: bool = False,        # True: conflicts only among claimants, and no fillers
     ):
         super().__init__()
-        check_kinds(cls_loss, iou_loss, pose_cls_loss)
+        check_kinds(cls_loss, iou_loss, pose_cls_loss, pose_reg_loss)
         self.register_buffer("sigmas", torch.as_tensor(sigmas, dtype=torch.float32).clone(), persistent=False)
         self.weights = (cls_weight, iou_weight, dfl_weight, pose_cls_weight, pose_reg_weight)
         self.terms = dict(cls_loss=cls_loss, iou_loss=iou_loss, pose_cls_loss=pose_cls_loss,
-                          rescale_pose_by_score=rescale_pose_by_score, average_over_ranks=average_over_ranks)
+                          pose_reg_loss=pose_reg_loss, rescale_pose_by_score=rescale_pose_by_score, average_over_ranks=average_over_ranks)
         self.assigner = dict(topk=topk, alpha=alpha, beta=beta, use_oks=assign_by_oks,
                              ignore_unlabelled=ignore_unlabelled, claimants_only=claimants_only)
 

@@ -51,6 +51,7 @@ class LossKeys(BaseModel):
     cls_loss: Literal["focal", "bce"] = "focal"        # person score
     iou_loss: Literal["ciou", "giou"] = "ciou"         # boxes
     pose_cls_loss: Literal["focal", "bce"] = "focal"   # joint confidence
+    pose_reg_loss: Literal["oks", "cauchy"] = "oks"    # joint positions; cauchy also pulls at joints that are far off
     cls_weight: float = Field(1., ge=0)
     iou_weight: float = Field(2.5, ge=0)
     dfl_weight: float = Field(.01, ge=0)               # 0.5 for M and L

@@ -58,8 +58,8 @@ def build_loss(
     skeleton: Skeleton,  # says how strict each joint is
 ) -> PoseLoss:
     "The loss of a recipe."
-    names = ("cls_loss", "iou_loss", "pose_cls_loss", "cls_weight", "iou_weight", "dfl_weight", "pose_cls_weight",
-             "pose_reg_weight", "rescale_pose_by_score", "assign_by_oks", "claimants_only", "ignore_unlabelled",
+    names = ("cls_loss", "iou_loss", "pose_cls_loss", "pose_reg_loss", "cls_weight", "iou_weight", "dfl_weight",
+             "pose_cls_weight", "pose_reg_weight", "rescale_pose_by_score", "assign_by_oks", "claimants_only", "ignore_unlabelled",
              "average_over_ranks")
     return PoseLoss(skeleton.sigmas, **{name: getattr(recipe, name) for name in names})
 
