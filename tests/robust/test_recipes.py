@@ -15,10 +15,15 @@ def test_unknown_keys_are_named(key, near):
 
 @pytest.mark.parametrize("key, value", [("lr", "fast"), ("lr", -1), ("lr", 0), ("epochs", 0), ("epochs", 1.5), ("image_size", 100), ("flip", 2),
                                         ("precision", "int8"), ("scale", [2, 1]), ("scale", 1), ("cls_loss", "mse"), ("ema_decay", 1),
-                                        ("workers", -1), ("tensorboard", "maybe"), ("model", 3)])
+                                        ("workers", -1), ("trackers", "maybe"), ("batch_size", "most"), ("average_best", -1), ("max_broken", 2), ("norms", "group"), ("freeze", 3), ("model", 3)])
 def test_ill_typed_values_are_named(key, value):
     with pytest.raises(RecipeError, match=key):
         load_recipe("toy", **{key: value})
+
+
+def test_a_key_of_old_is_explained():
+    with pytest.raises(RecipeError, match="now called trackers"):
+        load_recipe("toy", tensorboard=False)
 
 
 def test_all_mistakes_are_told_at_once():

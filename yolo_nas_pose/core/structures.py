@@ -79,7 +79,7 @@ class DecodedPoses(NamedTuple):
 
 # %% ../../nbs/0_core/00_structures.ipynb #d1d1e8b9
 class LossParts(NamedTuple):
-    "The weighted parts of the loss, their sum, and how many anchors had to answer for somebody (torch scalars)."
+    "The weighted parts of the loss, their sum, and how many anchors had to answer for somebody, and how well (torch scalars)."
     cls: Tensor        # person score
     iou: Tensor        # overlap of boxes
     dfl: Tensor        # distribution of box sides
@@ -87,6 +87,7 @@ class LossParts(NamedTuple):
     pose_reg: Tensor   # joint position
     total: Tensor      # the sum: the one to call backward() on
     positives: Tensor  # number of anchors assigned to a person; no gradient
+    scores: Tensor     # sum of the target scores, of which one is a perfect anchor; no gradient
 
     def named(self) -> dict[str, float]:
         "The values as plain numbers, for logs. Waits for the device."

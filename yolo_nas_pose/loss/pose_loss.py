@@ -17,8 +17,8 @@ from ..core.structures import LossParts, RawPoses, Targets
 from .assigner import Assignment, assign
 
 # %% auto #0
-__all__ = ['focal_loss', 'expected_sides', 'dfl_loss', 'assign_raw', 'box_losses', 'cauchy_loss', 'joint_losses', 'normaliser',
-           'loss_terms', 'check_shapes', 'check_kinds', 'PoseLoss']
+__all__ = ['focal_loss', 'expected_sides', 'dfl_loss', 'assign_raw', 'box_losses', 'cauchy_loss', 'joint_losses', 'processes',
+           'normaliser', 'loss_terms', 'check_shapes', 'check_kinds', 'PoseLoss']
 
 # %% ../../nbs/3_loss/31_pose_loss.ipynb #18ef3204
 def focal_loss(
@@ -115,16 +115,23 @@ def joint_losses(
     return focal_loss(logits, seen, gamma, alpha).mean(-1), place
 
 # %% ../../nbs/3_loss/31_pose_loss.ipynb #2c733a3e
+def processes(
+    average_over_ranks: bool,  # False: each for itself
+) -> int:
+    "How many processes share one divisor."
+    return dist.get_world_size() if average_over_ranks and dist.is_available() and dist.is_initialized() else 1
+
+
 def normaliser(
-    scores: Tensor,                   # (...) target scores
-    average_over_ranks: bool = False, # True: mean of all processes
-) -> Tensor:                          # at least 1
-    "What the sums are divided by: the sum of the target scores."
-    total = scores.sum()
-    if average_over_ranks and dist.is_available() and dist.is_initialized():
+    scores: Tensor,     # (...) target scores
+    world: int = 1,     # processes that share one divisor
+    least: float = 1.,  # of the sum over all processes
+) -> Tensor:            # share of one process
+    "What the sums are divided by: the sum of the target scores of all processes, divided by their number."
+    total = scores.sum(dtype=torch.float32)
+    if world > 1:
         dist.all_reduce(total)
-        total = total / dist.get_world_size()
-    return total.clamp(min=1)
+    return total.clamp(min=least) / world
 
 # %% ../../nbs/3_loss/31_pose_loss.ipynb #09326b20
 def loss_terms(
@@ -137,17 +144,21 @@ def loss_terms(
     pose_cls_loss: str,           # focal or bce
     pose_reg_loss: str,           # oks or cauchy
     rescale_pose_by_score: bool,  # False: plain mean of the joint losses over the positives
-    average_over_ranks: bool,     # True: one normaliser for all processes
-) -> list[Tensor]:                # five scalars: cls, iou, dfl, pose_cls, pose_reg
+    average_over_ranks: bool,     # True: one divisor for all processes
+    divisor: Tensor | None = None,  # in place of the own sum of target scores, held at 1 or more
+) -> list[Tensor]:                # six scalars: cls, iou, dfl, pose_cls, pose_reg, sum of the target scores
     "The parts of the loss before their weights."
-    scale = normaliser(found.targets, average_over_ranks)
+    world = processes(average_over_ranks)
+    total = normaliser(found.targets, world, least=0)
+    own = total.clamp(min=1 / world)
+    scale = own if divisor is None else divisor
     score = focal_loss(raw.cls_logits[..., 0], found.targets, 2 if cls_loss == "focal" else 0)
     weight = found.scores / scale
-    pose_weight = weight if rescale_pose_by_score else found.positive / found.positive.sum().clamp(min=1)
+    pose_weight = weight if rescale_pose_by_score else found.positive / normaliser(found.positive, world) * (own / scale)
     overlap, sides = box_losses(raw, targets, found, iou_loss)
     confidence, position = joint_losses(raw, targets, found, sigmas, pose_cls_loss, pose_reg_loss)
     return [(score * found.counted).sum() / scale, (overlap * weight).sum(), (sides * weight).sum(),
-            (confidence * pose_weight).sum(), (position * pose_weight).sum()]
+            (confidence * pose_weight).sum(), (position * pose_weight).sum(), total]
 
 # %% ../../nbs/3_loss/31_pose_loss.ipynb #fe6db69d
 def check_shapes(
@@ -203,7 +214,7 @@ class PoseLoss(nn.Module):
         topk: int = 13,                      # candidates per person
         alpha: float = 1.0,                  # power of the score in the alignment
         beta: float = 6.0,                   # power of the quality in the alignment
-        average_over_ranks: bool = False,    # True: one normaliser for all processes
+        average_over_ranks: bool = False,    # True: one divisor for all processes
         ignore_unlabelled: bool = False,     # True: crowds and people without joints are not background
         claimants_only: bool = False,        # True: conflicts only among claimants, and no fillers
     ):
@@ -220,12 +231,13 @@ class PoseLoss(nn.Module):
         self,
         raw: RawPoses,     # what the network said
         targets: Targets,  # what is labelled
-    ) -> LossParts:        # weighted parts, their sum, number of positives
+        divisor: Tensor | None = None,  # in place of the own one; for batches that make one update together
+    ) -> LossParts:        # weighted parts, their sum, number of positives, sum of the target scores
         "How wrong the network was. Raises ValueError where sizes do not fit."
         check_shapes(raw, targets, len(self.sigmas))
         with torch.autocast(raw.joints.device.type, enabled=False):
             raw, targets = RawPoses(*(x.float() for x in raw)), Targets(*(x.float() for x in targets))
             found = assign_raw(raw, targets, self.sigmas, **self.assigner)
-            terms = loss_terms(raw, targets, found, self.sigmas, **self.terms)
+            terms = loss_terms(raw, targets, found, self.sigmas, **self.terms, divisor=divisor)
             parts = [weight * term for weight, term in zip(self.weights, terms)]
-            return LossParts(*parts, total=sum(parts), positives=found.positive.sum())
+            return LossParts(*parts, total=sum(parts), positives=found.positive.sum(), scores=terms[5])

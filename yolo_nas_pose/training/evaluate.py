@@ -15,12 +15,13 @@ from torch import nn
 from tqdm import tqdm
 
 from ..core.structures import Poses
+from ..data.broken import NO_IMAGE, Tolerant, check_broken, explain_broken
 from ..data.loader import PoseLoader, make_loader, to_input
 from ..metric.average_precision import evaluate_coco
 from ..model.postprocess import postprocess, to_source
 
 # %% auto #0
-__all__ = ['coco_results', 'detect', 'evaluate']
+__all__ = ['coco_results', 'detect', 'collect_results', 'evaluate']
 
 # %% ../../nbs/5_training/52_evaluate.ipynb #40385db6
 def coco_results(
@@ -56,6 +57,33 @@ def detect(
     model.train(training)
     return results
 
+# %% ../../nbs/5_training/52_evaluate.ipynb #af0a7ec0
+def collect_results(
+    model: nn.Module,      # with `decode`
+    dataset: Tolerant,     # samples, with `ground_truth()`
+    image_size: int,       # side of the input, px
+    batch_size: int,       # per process
+    workers: int,          # processes that read
+    conf: float,           # lowest person score
+    iou: float,            # of NMS
+    most: int,             # people per image
+    gather: Any,           # puts lists of several processes together, or None
+    rank: int,             # of this process
+    world: int,            # number of processes
+    progress: bool,        # a bar, unless the output is a file
+    max_broken: float,     # share of the images that may be unreadable
+) -> list[dict]:           # COCO results of all images, once each
+    "What a model finds in all images. Warns about images that cannot be read; raises DataError if they are too many."
+    loader = make_loader(dataset, image_size, batch_size, workers=workers, rank=rank, world=world)
+    category = dataset.ground_truth()["categories"][0]["id"]
+    results, broken = detect(model, loader, conf, iou, most, category, progress), dataset.broken()
+    if gather is not None:
+        results, broken = gather(results), sorted(set(gather(broken)))
+    check_broken(dataset, broken, max_broken)
+    if broken and rank == 0:
+        warnings.warn(f"{explain_broken(dataset, broken)}\nTheir people count as missed.", stacklevel=3)
+    return [row for row in results if row["image_id"] != NO_IMAGE]
+
 # %% ../../nbs/5_training/52_evaluate.ipynb #985d3b72
 def evaluate(
     model: nn.Module,                    # with `decode`
@@ -71,13 +99,12 @@ def evaluate(
     rank: int = 0,                       # of this process
     world: int = 1,                      # number of processes
     progress: bool = True,               # a bar, unless the output is a file
+    max_broken: float = .01,             # share of the images that may be unreadable
 ) -> dict:                               # see `evaluate_coco`
-    "AP and its relatives of a model on labelled images."
-    truth = dataset.ground_truth()
-    loader = make_loader(dataset, image_size, batch_size, workers=workers, rank=rank, world=world)
-    category = truth["categories"][0]["id"]
-    results = detect(model, loader, conf, iou, max(max_dets, 30), category, progress)
-    results = gather(results) if gather is not None else results
+    "AP and its relatives of a model on labelled images. Raises DataError where too many images cannot be read."
+    dataset = Tolerant(dataset)
+    truth, results = dataset.ground_truth(), collect_results(model, dataset, image_size, batch_size, workers, conf, iou, max(max_dets, 30),
+                                                             gather, rank, world, progress, max_broken)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*sigma.*")
         return evaluate_coco(truth, results, sigmas=dataset.skeleton.sigmas, max_dets=max_dets, per_joint=per_joint)

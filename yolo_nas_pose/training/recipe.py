@@ -26,6 +26,9 @@ class ModelKeys(BaseModel):
     model: str = "yolo_nas_pose_s"    # name of a variant
     weights: str | None = None        # "coco_pose", "toy", a checkpoint (pose or detector), or None: start from chance
     skeleton: str | None = None       # name of a skeleton; None: the one of the labels
+    freeze: tuple[str, ...] = ()      # parts that keep their weights, such as backbone, neck
+    head_first_epochs: int = Field(0, ge=0)  # epochs in which only the heads learn
+    norms: Literal["batch", "sync", "frozen"] = "batch"  # statistics of the norms in training: own batch, all GPUs, the running ones
 
 # %% ../../nbs/5_training/50_recipe.ipynb #08386831
 class DataKeys(BaseModel):
@@ -34,7 +37,7 @@ class DataKeys(BaseModel):
     train_scenes: PositiveInt = 20_000      # toy only: scenes of an epoch
     val_scenes: PositiveInt = 200           # toy only
     image_size: int = Field(640, ge=32, multiple_of=32)  # side of the input, px
-    batch_size: PositiveInt = 16            # per process
+    batch_size: PositiveInt | Literal["auto"] = 16  # per process; auto: what fits into memory
     val_batch_size: PositiveInt = 16        # per process
     workers: int = Field(2, ge=0)           # processes that read images; 0 reads in the training process
     flip: float = Field(.5, ge=0, le=1)     # probability
@@ -60,7 +63,7 @@ class LossKeys(BaseModel):
     rescale_pose_by_score: bool = True
     assign_by_oks: bool = True
     claimants_only: bool = True                        # conflicts only among claimants
-    average_over_ranks: bool = True                    # one normaliser for all processes
+    average_over_ranks: bool = True                    # one divisor for all images of an update: all processes, all accumulated batches
 
 # %% ../../nbs/5_training/50_recipe.ipynb #605a3ec6
 class OptimKeys(BaseModel):
@@ -93,7 +96,9 @@ class RunKeys(BaseModel):
     save_every: PositiveInt = 500            # updates between saved states, besides each epoch
     patience: int | None = Field(None, ge=1)  # evaluations without a better AP before the run ends
     log_every: PositiveInt = 20              # updates between lines of the log
-    tensorboard: bool = True                 # also write TensorBoard events, if it is installed
+    average_best: int = Field(0, ge=0)       # checkpoints whose mean is written and evaluated at the end; 0: none
+    max_broken: float = Field(.01, ge=0, le=1)  # share of images that may be unreadable before the run stops
+    trackers: tuple[str, ...] = ("tensorboard",)  # who else gets the numbers: names that Accelerate knows, such as wandb, mlflow
     empty_steps: PositiveInt = 200           # steps in a row without a positive anchor before the run stops
 
 
@@ -121,7 +126,9 @@ def explain(
     lines = []
     for one in error.errors():
         key = str(one["loc"][0]) if one["loc"] else "?"
-        if one["type"] == "extra_forbidden":
+        if key == "tensorboard":
+            lines.append("tensorboard: this key is now called trackers; `trackers: []` writes no events")
+        elif one["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key.lower(), Recipe.model_fields, n=1, cutoff=.5)
             lines.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "; `yolo-nas-pose recipe` lists all keys"))
         else:
