@@ -27,13 +27,13 @@ def main() -> None:
     "The command `yolo-nas-pose`: exit status 0, 1 for an error, 2 for wrong arguments, 130 for Ctrl-C."
     try:
         app()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("\n".join(["interrupted", *getattr(error, "__notes__", [])]), file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("YOLO_NAS_POSE_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         sys.exit(1)
 
 
@@ -102,8 +102,10 @@ def train(
     from yolo_nas_pose.metric.report import summary_table
     from yolo_nas_pose.training.loop import train as run
     result = run(recipe, out=out, resume=resume, **read_changes(changes or []))
-    print(summary_table(result.metrics))
-    print(f"best AP {result.best:.4f}; weights, curves and pictures in {result.folder}")
+    if os.environ.get("RANK", "0") == "0":
+        rows = {"last": result.metrics} | ({"average": result.average} if result.average else {})
+        print(summary_table(rows))
+        print(f"best AP {result.best:.4f}; weights, curves and pictures in {result.folder}")
 
 
 @app.command()
@@ -116,6 +118,8 @@ def validate(
     images: Annotated[int, typer.Option(help="Toy scenes only: how many.")] = 500,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 16,
     per_joint: Annotated[bool, typer.Option(help="Also the AP of each joint.")] = False,
+    results: Annotated[Optional[Path], typer.Option(help="Also write the poses to this file, as COCO results.")] = None,
+    report: Annotated[Optional[Path], typer.Option(help="Also write figures, tables and the worst images to this folder.")] = None,
 ) -> None:
     "Measures a model on labelled images."
     from yolo_nas_pose.core.toy import ToyScenes
@@ -126,7 +130,13 @@ def validate(
     toys = {"toy": "people", "toy_animals": "animals"}
     samples = (ToyScenes(images, size, seed=7, kind=toys[data]) if data in toys
                else CocoPoses.from_folder(data, split, network.skeleton))
-    print(summary_table(evaluate(network.fuse(), samples, size, batch_size, per_joint=per_joint)))
+    metrics = evaluate(network.fuse(), samples, size, batch_size, per_joint=per_joint, results_file=results, report=report)
+    joints = metrics.pop("joints", {})
+    print(summary_table(metrics))
+    if joints:
+        print(summary_table({"AP of the joint alone": joints}))
+    for path in filter(None, (results, report and report / "report.html")):
+        print(f"written: {path}")
 
 # %% ../nbs/80_cli.ipynb #20de19c3
 @app.command()
@@ -185,3 +195,7 @@ def demo(
     model.predict(folder / "scenes" / "images" / "val", image_size=size).save(folder / "predictions")
     print(f"Done. Pictures: {folder / 'predictions'}; curves and a sheet: {result.folder / 'curves.png'}, "
           f"{result.folder / 'sheet.jpg'}; checkpoint: {result.folder / 'best.safetensors'}")
+
+# %% ../nbs/80_cli.ipynb #b7b62ee1
+if __name__ == "__main__":
+    main()

@@ -5,8 +5,10 @@
 # %% ../../nbs/5_training/52_evaluate.ipynb #bc25b771
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from ..core.structures import Poses
 from ..data.broken import NO_IMAGE, Tolerant, check_broken, explain_broken
 from ..data.loader import PoseLoader, make_loader, to_input
 from ..metric.average_precision import evaluate_coco
+from ..metric.diagnosis import write_report
 from ..model.postprocess import postprocess, to_source
 
 # %% auto #0
@@ -100,6 +103,8 @@ def evaluate(
     world: int = 1,                      # number of processes
     progress: bool = True,               # a bar, unless the output is a file
     max_broken: float = .01,             # share of the images that may be unreadable
+    results_file: str | Path | None = None,  # also write what was found, as COCO results
+    report: str | Path | None = None,    # also write figures, tables and the worst images to this folder
 ) -> dict:                               # see `evaluate_coco`
     "AP and its relatives of a model on labelled images. Raises DataError where too many images cannot be read."
     dataset = Tolerant(dataset)
@@ -107,4 +112,10 @@ def evaluate(
                                                              gather, rank, world, progress, max_broken)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*sigma.*")
-        return evaluate_coco(truth, results, sigmas=dataset.skeleton.sigmas, max_dets=max_dets, per_joint=per_joint)
+        metrics = evaluate_coco(truth, results, sigmas=dataset.skeleton.sigmas, max_dets=max_dets, per_joint=per_joint)
+    if results_file is not None and rank == 0:
+        Path(results_file).parent.mkdir(parents=True, exist_ok=True)
+        Path(results_file).write_text(json.dumps(results))
+    if report is not None and rank == 0:
+        write_report(report, truth, results, dataset, dataset.skeleton, metrics)
+    return metrics
