@@ -21,9 +21,13 @@ _HOME = {
     "PoseLoss": "loss.pose_loss",
     "evaluate_coco": "metric.average_precision",
     **dict.fromkeys(["summary_table", "plot_precision_recall", "plot_joint_accuracy", "plot_errors"], "metric.report"),
+    **dict.fromkeys(["plot_scores", "image_costs", "write_report"], "metric.diagnosis"),
     **dict.fromkeys(["Recipe", "load_recipe", "list_recipes"], "training.recipe"),
     "evaluate": "training.evaluate",
-    **dict.fromkeys(["train", "TrainResult", "plot_history"], "training.loop"),
+    "fit_batch_size": "training.capacity",
+    "plot_history": "training.records",
+    **dict.fromkeys(["train", "TrainResult", "TrainingStopped"], "training.loop"),
+    **dict.fromkeys(["find_learning_rate", "plot_learning_rates"], "training.rates"),
     **dict.fromkeys(["predict", "PosePredictions"], "deploy.predict"),
 }
 

@@ -197,5 +197,6 @@ def demo(
           f"{result.folder / 'sheet.jpg'}; checkpoint: {result.folder / 'best.safetensors'}")
 
 # %% ../nbs/80_cli.ipynb #b7b62ee1
+#| eval: false
 if __name__ == "__main__":
     main()

@@ -163,7 +163,7 @@ def plot_scores(
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     fig, ax = plt.subplots(figsize=(6, 2.8), layout="constrained")
     for values, name, style in ((precision, "precision", "--"), (recall, "recall", ":"), (f1, "F1", "-")):
-        ax.step(scores, values, style, where="post", label=name)
+        ax.step(np.append(scores, 0), np.append(values, values[-1]), style, where="post", label=name)
     ax.plot(choice.score, choice.f1, "o", color="black", label=f"{choice.score:.2f}: F1 {choice.f1:.2f}, precision {choice.precision:.2f}, "
                                                                f"recall {choice.recall:.2f}")
     ax.set(xlabel="least score that is kept", ylabel="at OKS 0.5", xlim=(0, 1), ylim=(0, 1.03))
@@ -213,7 +213,7 @@ def draw_worst(
 ) -> np.ndarray:            # (height, W, 3) uint8, BGR
     "Labels and answers side by side."
     poses = to_poses([row for row in rows if row["score"] >= min_score], skeleton.num_joints)
-    both = np.concatenate([draw_sample(sample, skeleton), draw_poses(sample.image, poses, skeleton, joint_conf=0)], 1)
+    both = np.concatenate([draw_sample(sample, skeleton), draw_poses(sample.image, poses, skeleton, joint_conf=.05)], 1)
     return cv2.resize(both, (max(1, round(both.shape[1] * height / both.shape[0])), height), interpolation=cv2.INTER_AREA)
 
 # %% ../../nbs/4_metric/42_diagnosis.ipynb #a378ed61

@@ -165,13 +165,15 @@ def start_run(
     data: tuple | None = None,   # train and validation samples; None: those of the recipe
     model: YoloNASPose | None = None,  # to go on with; None: the one of the recipe
 ) -> Run:
-    "A run before its first step."
+    "A run before its first step. Raises RecipeError and DataError."
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(recipe, folder)
     set_seed(recipe.seed)
     train_set, val = data or build_data(recipe)
     skeleton, images = train_set.skeleton, Tolerant(train_set)
     if model is None:
+        if recipe.weights is None and (recipe.freeze or recipe.head_first_epochs):
+            raise RecipeError("freeze and head_first_epochs need weights: without them the frozen parts would stay as chance made them")
         model = get(recipe.model, pretrained_weights=recipe.weights, skeleton=skeleton)
     model = model.to(memory_format=torch.channels_last) if recipe.channels_last else model
     set_learning(model, recipe.freeze)
