@@ -107,7 +107,7 @@ def train(
         print(summary_table(rows))
         print(f"best AP {result.best:.4f}; weights, curves and pictures in {result.folder}")
 
-
+# %% ../nbs/80_cli.ipynb #b3865891
 @app.command()
 def validate(
     model: Annotated[str, typer.Argument(help="Checkpoint, or name of a variant.")],

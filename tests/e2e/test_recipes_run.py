@@ -51,7 +51,7 @@ def test_two_updates(tmp_path, folders, name):
     begin = save_checkpoint(tmp_path / "begin.safetensors", YoloNASPose(recipe.model))
     small = dict(image_size=64, batch_size=2, val_batch_size=2, workers=0, precision="fp32", max_steps=2, log_every=1, trackers=[], accumulate=1,
                  data=str(folders[skeleton]), weights=str(begin))
-    result = train(name, out=tmp_path / "run", **small)
+    result = train(load_recipe(name, **small), out=tmp_path / "run")
     rows = list(csv.DictReader((result.folder / "log.csv").open()))
     assert [row["step"] for row in rows] == ["1", "2"] and all(np.isfinite(float(row["total"])) for row in rows)
     assert result.model.skeleton == get_skeleton(skeleton) and 0 <= result.metrics["AP"] <= 1 or result.metrics["AP"] == -1

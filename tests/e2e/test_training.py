@@ -141,3 +141,10 @@ def test_patience_ends_a_run(tmp_path):
     mixed = Broken([*ToyScenes(4, 64), *scenes[:4]])
     result = train({**TINY, "epochs": 9, "patience": 2, "lr": 1e-7}, out=tmp_path / "run", data=(mixed, ToyScenes(2, 64)))
     assert len(result.history) < 9
+
+
+def test_data_and_model_may_be_named_as_in_a_recipe(tmp_path):
+    folder = write_toy(tmp_path / "data", train=4, val=2, size=64)
+    result = train({**TINY, "epochs": 1}, out=tmp_path / "run", data=folder, model="yolo_nas_pose_n")
+    kept = load_recipe(result.folder / "recipe.yaml")
+    assert (kept.data, kept.model) == (str(folder), "yolo_nas_pose_n")

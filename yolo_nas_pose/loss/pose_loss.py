@@ -222,16 +222,15 @@ class PoseLoss(nn.Module):
         check_kinds(cls_loss, iou_loss, pose_cls_loss, pose_reg_loss)
         self.register_buffer("sigmas", torch.as_tensor(sigmas, dtype=torch.float32).clone(), persistent=False)
         self.weights = (cls_weight, iou_weight, dfl_weight, pose_cls_weight, pose_reg_weight)
-        self.terms = dict(cls_loss=cls_loss, iou_loss=iou_loss, pose_cls_loss=pose_cls_loss,
-                          pose_reg_loss=pose_reg_loss, rescale_pose_by_score=rescale_pose_by_score, average_over_ranks=average_over_ranks)
-        self.assigner = dict(topk=topk, alpha=alpha, beta=beta, use_oks=assign_by_oks,
-                             ignore_unlabelled=ignore_unlabelled, claimants_only=claimants_only)
+        self.terms = dict(cls_loss=cls_loss, iou_loss=iou_loss, pose_cls_loss=pose_cls_loss, pose_reg_loss=pose_reg_loss,
+                          rescale_pose_by_score=rescale_pose_by_score, average_over_ranks=average_over_ranks)
+        self.assigner = dict(topk=topk, alpha=alpha, beta=beta, use_oks=assign_by_oks, ignore_unlabelled=ignore_unlabelled, claimants_only=claimants_only)
 
     def forward(
         self,
         raw: RawPoses,     # what the network said
         targets: Targets,  # what is labelled
-        divisor: Tensor | None = None,  # in place of the own one; for batches that make one update together
+        divisor: Tensor | None = None,  # in place of the own one, for batches that make one update together
     ) -> LossParts:        # weighted parts, their sum, number of positives, sum of the target scores
         "How wrong the network was. Raises ValueError where sizes do not fit."
         check_shapes(raw, targets, len(self.sigmas))

@@ -231,7 +231,7 @@ def report_numbers(
         numbers["threshold"] = best_choice(-np.sort(-verdict.scores), *walk)._asdict()
     return numbers
 
-
+# %% ../../nbs/4_metric/42_diagnosis.ipynb #12817cf1
 def write_report(
     folder: str | os.PathLike,     # is made
     ground_truth: dict,            # COCO labels
@@ -287,7 +287,7 @@ def save_figures(
         parts.append(f'<img src="{plot.__name__}.png" alt="{plot.__name__}">')
     return parts
 
-
+# %% ../../nbs/4_metric/42_diagnosis.ipynb #5e5c1cd9
 def save_worst(
     folder: Path,                   # there
     ground_truth: dict,             # COCO labels

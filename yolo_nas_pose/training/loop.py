@@ -264,8 +264,8 @@ def go(
         while run.epoch < recipe.epochs and (run.step < run.total or run.batch) and run.stale < (recipe.patience or math.inf):
             train_epoch(run, log, bar, stop)
             note_broken(run)
-            save_state(run)
             if (run.epoch + 1) % recipe.evaluate_every == 0 or run.step >= run.total:
+                save_state(run)
                 metrics = look_up(run, log)
             run.epoch, run.batch = run.epoch + 1, 0
             save_state(run)
@@ -276,13 +276,15 @@ def train(
     recipe: Recipe | dict | str | Path = "toy",  # a recipe, its keys, its name, or its file
     out: str | Path | None = None,               # folder of the run; None: runs/NAME, numbered
     resume: bool = False,                        # go on where the run in `out` was interrupted
-    data: tuple | None = None,                   # train and validation samples in place of those of the recipe
-    model: YoloNASPose | None = None,            # in place of that of the recipe
+    data: tuple | str | Path | None = None,      # train and validation samples in place of those of the recipe; a text is the key
+    model: YoloNASPose | str | None = None,      # in place of that of the recipe; a text is the key
     **overrides: Any,                            # keys that replace those of the recipe
 ) -> TrainResult:                                # the folder tells the rest
     "Trains as a recipe says. Raises RecipeError, DataError and TrainingStopped, each with the way out."
     name = recipe if isinstance(recipe, str) else "run"
-    recipe, folder = load_recipe(recipe, **overrides), choose_folder(out, Path(name).stem, resume)
+    words = {key: str(value) for key, value in (("data", data), ("model", model)) if isinstance(value, (str, Path))}
+    data, model = (None if key in words else value for key, value in (("data", data), ("model", model)))
+    recipe, folder = load_recipe(recipe, **words, **overrides), choose_folder(out, Path(name).stem, resume)
     if resume and recipe.batch_size == "auto":
         recipe = recipe.model_copy(update={"batch_size": saved_recipe(folder)["batch_size"]})
     run = start_run(recipe, folder, data, model)
@@ -301,7 +303,9 @@ def choose_folder(
     name: str,               # of the recipe
     resume: bool,            # the folder must hold a run
 ) -> Path:
-    "The folder of a run. Raises FileExistsError where a new run would write over an old one."
+    "The folder of a run. Raises FileExistsError where a new run would write over an old one, ValueError if processes have no common one."
+    if out is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("several processes write into one folder, on a disk that all machines see: say out=... (--out ...)")
     if out is None:
         if resume:
             raise FileNotFoundError("resume needs the folder of the run: out=...")

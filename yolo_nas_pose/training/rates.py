@@ -53,11 +53,12 @@ def suggest_rate(
     smooth: np.ndarray,  # (N,) running mean of the losses
 ) -> float:
     "The rate at which the loss falls fastest per factor of the rate, before its lowest point. NaN if it never falls."
-    lowest = int(np.argmin(smooth))
-    if lowest < 2:
+    first = len(rates) // 10
+    lowest = first + int(np.argmin(smooth[first:]))
+    if lowest < first + 2:
         return math.nan
-    slope = np.gradient(smooth[:lowest + 1], np.log(rates[:lowest + 1]))
-    return float(rates[int(slope.argmin())])
+    slope = np.gradient(smooth[first:lowest + 1], np.log(rates[first:lowest + 1]))
+    return float(rates[first + int(slope.argmin())])
 
 # %% ../../nbs/5_training/58_rates.ipynb #5f315715
 def scan_rates(
@@ -76,6 +77,8 @@ def scan_rates(
             for number in range(1, accumulate + 1):
                 values = train_step(run, next(batches), update=number == accumulate)
         except TrainingStopped:
+            break
+        if not values["positives"]:  # the network sees nobody any more: its loss is small and means nothing
             break
         losses.append(values["total"])
         smooth = running_mean(np.array(losses))

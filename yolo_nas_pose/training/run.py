@@ -33,8 +33,8 @@ from .optim import Accumulation, WeightAverage, learning_rate, parameter_groups,
 from .recipe import Recipe, RecipeError
 
 # %% auto #0
-__all__ = ['STATE', 'build_data', 'build_transform', 'build_loss', 'Run', 'make_accelerator', 'choose_batch_size', 'start_run',
-           'write_whole', 'save_state', 'load_state', 'saved_recipe']
+__all__ = ['STATE', 'build_data', 'build_model', 'build_transform', 'build_loss', 'Run', 'make_accelerator', 'choose_batch_size',
+           'start_run', 'write_whole', 'save_state', 'saved_recipe', 'load_state']
 
 # %% ../../nbs/5_training/54_run.ipynb #5129a876
 def build_data(
@@ -47,6 +47,16 @@ def build_data(
                 ToyScenes(recipe.val_scenes, recipe.image_size, seed=7, kind=kinds[recipe.data]))
     skeleton = get_skeleton(recipe.skeleton) if recipe.skeleton else None
     return tuple(CocoPoses.from_folder(recipe.data, split, skeleton) for split in ("train", "val"))
+
+
+def build_model(
+    recipe: Recipe,      # checked
+    skeleton: Skeleton,  # of the images
+) -> YoloNASPose:
+    "The model of a recipe, with its weights. Raises RecipeError where chance would be frozen."
+    if recipe.weights is None and (recipe.freeze or recipe.head_first_epochs):
+        raise RecipeError("freeze and head_first_epochs need weights: without them the frozen parts would stay as chance made them")
+    return get(recipe.model, pretrained_weights=recipe.weights, skeleton=skeleton)
 
 
 def build_transform(
@@ -113,8 +123,7 @@ class Run:
 
     def train_mode(self) -> None:
         "Decides who learns in this epoch: not the frozen parts, and at first nothing but the heads."
-        first = ("backbone", "neck") if self.epoch < self.recipe.head_first_epochs else ()
-        frozen = (*self.recipe.freeze, *first)
+        frozen = (*self.recipe.freeze, *(("backbone", "neck") if self.epoch < self.recipe.head_first_epochs else ()))
         self.model.train()
         set_learning(self.accelerator.unwrap_model(self.model), frozen)
         set_training(self.accelerator.unwrap_model(self.model), frozen, self.recipe.norms)
@@ -171,10 +180,7 @@ def start_run(
     set_seed(recipe.seed)
     train_set, val = data or build_data(recipe)
     skeleton, images = train_set.skeleton, Tolerant(train_set)
-    if model is None:
-        if recipe.weights is None and (recipe.freeze or recipe.head_first_epochs):
-            raise RecipeError("freeze and head_first_epochs need weights: without them the frozen parts would stay as chance made them")
-        model = get(recipe.model, pretrained_weights=recipe.weights, skeleton=skeleton)
+    model = build_model(recipe, skeleton) if model is None else model
     model = model.to(memory_format=torch.channels_last) if recipe.channels_last else model
     set_learning(model, recipe.freeze)
     loss = build_loss(recipe, skeleton).to(accelerator.device)
@@ -208,7 +214,7 @@ def write_whole(
         part.unlink(missing_ok=True)
         raise OSError(f"cannot write {path}: {error}. Is the disk full, or the folder read-only?") from error
 
-
+# %% ../../nbs/5_training/54_run.ipynb #057b5ae2
 def save_state(
     run: Run,  # whose state is written
 ) -> None:
@@ -224,6 +230,16 @@ def save_state(
     run.saved = run.step
 
 
+def saved_recipe(
+    folder: Path,  # of a run
+) -> dict:         # keys and values
+    "The recipe of the saved state. Raises FileNotFoundError where there is none."
+    path = folder / STATE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no saved state to resume from. Start without resume, or give the folder of the run.")
+    return json.loads(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["recipe"])
+
+# %% ../../nbs/5_training/54_run.ipynb #01dce449
 def load_state(
     run: Run,  # changed in place
 ) -> None:
@@ -246,13 +262,3 @@ def load_state(
     for name in ("epoch", "batch", "step", "best", "stale", "empty"):
         setattr(run, name, state[name])
     run.history, run.broken, run.saved = json.loads(state["history"]), list(state["broken"]), run.step
-
-
-def saved_recipe(
-    folder: Path,  # of a run
-) -> dict:         # keys and values
-    "The recipe of the saved state. Raises FileNotFoundError where there is none."
-    path = folder / STATE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no saved state to resume from. Start without resume, or give the folder of the run.")
-    return json.loads(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["recipe"])
