@@ -144,7 +144,7 @@ def prose(text: str, page: Page, anchors: list[str], links: Links, resolve: Call
     out = []
     for code, piece in split_fences(lists(text.replace("<details>", '<details markdown="1">'))):
         if not code:
-            piece = re.sub(r"^(#{1,6} .+?)\s*$", lambda m: f"{m[1]} {{ #{next(left)} }}", piece, flags=re.MULTILINE)
+            piece = re.sub(r"^(#{1,6} .+?)[ \t]*$", lambda m: f"{m[1]} {{ #{next(left)} }}", piece, flags=re.MULTILINE)
             piece = links.follow(piece, page)
             try:
                 piece = outside_code(piece, maths)

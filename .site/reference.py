@@ -37,6 +37,11 @@ class Symbol:
     methods: list[Symbol] = field(default_factory=list)
 
 
+def anchor_of(name: str) -> str:
+    "Where an entry stands on its page. Without double underscores, which would mean bold type."
+    return name.replace("__", "")
+
+
 class Comments:
     "The comments of a piece of source, by line."
 
@@ -187,7 +192,7 @@ class Reference:
             wanted = [page.module if page else "", imported.get(top, ""), self.public.get(top, "")]
             module = next((module for module in wanted if module in homes), None)
             module = module or (next(iter(homes)) if len(homes) == 1 else None)
-            return f"{up}api/{module}.md#{name}" if module else ""
+            return f"{up}api/{module}.md#{anchor_of(name)}" if module else ""
         return resolve
 
 
@@ -227,7 +232,7 @@ def table(symbol: Symbol, resolve: Resolve) -> str:
 
 def entry(symbol: Symbol, resolve: Resolve, level: str) -> list[str]:
     "The parts that classes, functions and methods have in common."
-    parts = [f"{level} `{symbol.name}` {{ #{symbol.name} }}"]
+    parts = [f"{level} `{symbol.name}` {{ #{anchor_of(symbol.name)} }}"]
     if symbol.call:
         parts.append(f"``` {{ .python .no-copy .signature }}\n{symbol.call}\n```")
     kind = "" if symbol.kind in ("function", "method") else f"*{escape(symbol.kind)}* · "

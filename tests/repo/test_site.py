@@ -40,6 +40,10 @@ class Shape(NamedTuple):
     def area(self) -> int:
         "Pixels."
         return self.height * self.width
+
+    def __call__(self, by: int) -> Shape:
+        "A shape that is larger, as `Shape.__call__` says."
+        return Shape(self.height + by, self.width + by)
 '''
 
 
@@ -75,7 +79,8 @@ def make_book(nbs):
                    "Read [Shapes](0_core/01_shapes.ipynb#Growing-boxes) and the [licence](../LICENSE), $5 or `$x$`."),
           code("#| hide\nsecret = 1", printed("whisper")),
           code("#| echo: false\ndraw()", picture("image/jpeg")),
-          code("print('hello')", printed("hello\n")))
+          code("print('hello')", printed("hello\n")),
+          markdown("## Five lines\n\n```python\nimport this\n```\n\n## At once  \n```bash\nls\n```\n\n## Last"))
     write(nbs / "0_core" / "01_shapes.ipynb",
           markdown("# Shapes\n\n> What is large, and how large."),
           code("#| default_exp core.shapes"),
@@ -159,6 +164,23 @@ def test_pages_show_what_the_notebooks_hold(site):
     assert "whisper" not in home and "secret" not in home and "draw()" not in home and "hello" in home
     assert 'href="core/shapes.html#growing-boxes"' in home and "/blob/main/LICENSE" in home and "$5" in home
     assert "[31m" not in (site / "tutorials" / "first.html").read_text(encoding="utf-8")
+
+
+def test_no_mark_of_markdown_is_left(site):
+    "Fences and anchors are drawn, also where a fence comes right after a heading."
+    for path in site.rglob("*.html"):
+        text = re.sub(r"<(pre|script|style)\b.*?</\1>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert not (left := re.search(r".*(```|\{ ?[#.]).*", text)), f"{path.name}: {left[0]}"
+    home = (site / "index.html").read_text(encoding="utf-8")
+    for anchor, title in (("five-lines", "Five lines"), ("at-once", "At once"), ("last", "Last")):
+        assert re.search(rf'<h2 id="{anchor}">{title}<a', home), f"no heading {title}"
+    assert len(re.findall(r"<pre", home)) >= 4
+
+
+def test_methods_with_underscores_have_an_entry(site):
+    text = (site / "api" / "core.shapes.html").read_text(encoding="utf-8")
+    assert re.search(r'<h3 id="Shape\.call"><code>Shape\.__call__</code>', text)
+    assert re.search(r'href="(core\.shapes\.html)?#Shape\.call"[^>]*><code>Shape\.__call__</code>', text)
 
 
 def test_reference_tells_shapes(site):

@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from importlib.resources import files
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 import torch
 from tqdm.auto import tqdm
@@ -23,9 +26,10 @@ from .weights import (WeightsError, WeightsFileError, carry_licence, load_checkp
                                          restore)
 
 # %% auto #0
-__all__ = ['HOSTS', 'TIMEOUT', 'TOY_FILE', 'cache_folder', 'official_file', 'addresses', 'write_blocks', 'fetch', 'download',
-           'pretrained_path', 'make_skeleton', 'adapt', 'weights_path', 'load_foreign', 'get', 'model_numbers',
-           'list_models']
+__all__ = ['HOSTS', 'TIMEOUT', 'CONNECT_TIMEOUT', 'TOY_FILE', 'cache_folder', 'official_file', 'addresses', 'Knock', 'KnockPlain',
+           'KnockSecure', 'Doors', 'tag_of', 'forget', 'write_blocks', 'fetch', 'take', 'make_open', 'alone', 'try_all',
+           'download', 'pretrained_path', 'make_skeleton', 'adapt', 'weights_path', 'load_foreign', 'get',
+           'model_numbers', 'list_models']
 
 # %% ../../nbs/2_model/28_pretrained.ipynb #c87080ca
 HOSTS = ("https://sghub.deci.ai/models", "https://sg-hub-nv.s3.amazonaws.com/models",
@@ -48,7 +52,45 @@ def addresses(file: str) -> list[str]:
     own = os.environ.get("YOLO_NAS_POSE_WEIGHTS_URL", "").rstrip("/")
     return [f"{host}/{file}" for host in ((own,) if own else ()) + HOSTS]
 
+# %% ../../nbs/2_model/28_pretrained.ipynb #c8cccc5f
+CONNECT_TIMEOUT = 5.  # seconds until a connection stands
+
+
+class Knock:
+    "A connection that waits less for the door to open than for each byte behind it."
+
+    def connect(self) -> None:
+        patience, self.timeout = self.timeout, min(self.timeout, CONNECT_TIMEOUT)
+        super().connect()
+        self.sock.settimeout(patience)
+
+
+class KnockPlain(Knock, HTTPConnection):
+    "For http."
+
+
+class KnockSecure(Knock, HTTPSConnection):
+    "For https, where the handshake is part of the door."
+
+
+class Doors(HTTPHandler, HTTPSHandler):
+    "Opens both, for `build_opener`."
+
+    def http_open(self, request): return self.do_open(KnockPlain, request)
+    def https_open(self, request): return self.do_open(KnockSecure, request)
+
 # %% ../../nbs/2_model/28_pretrained.ipynb #85ef58a1
+def tag_of(part: Path) -> Path:
+    "The file that keeps the tag of what a part is a part of."
+    return part.with_name(f"{part.name}.etag")
+
+
+def forget(part: Path) -> None:
+    "Removes a part and its tag."
+    part.unlink(missing_ok=True)
+    tag_of(part).unlink(missing_ok=True)
+
+
 def write_blocks(
     answer,         # open response of a server
     part: Path,     # file to write
@@ -65,45 +107,92 @@ def write_blocks(
     if total is not None and part.stat().st_size != total:
         raise OSError(f"the connection broke off at {part.stat().st_size:,} of {total:,} bytes; what came is kept")
 
-
+# %% ../../nbs/2_model/28_pretrained.ipynb #c788cc1c
 def fetch(
     url: str,              # http, https or file
     part: Path,            # file to write, or to go on with
     timeout: float = 20.,  # seconds without a byte
 ) -> None:
     "Gets one file from one address. Raises OSError with the reason."
-    begin = part.stat().st_size if part.exists() else 0
-    headers = {"User-Agent": "yolo_nas_pose"} | ({"Range": f"bytes={begin}-"} if begin else {})
+    tag = tag_of(part).read_text("latin-1") if part.exists() and tag_of(part).exists() else ""
+    begin = part.stat().st_size if tag else 0
+    headers = {"User-Agent": "yolo_nas_pose"} | ({"Range": f"bytes={begin}-", "If-Range": tag} if begin else {})
     try:
-        with urlopen(Request(url, headers=headers), timeout=timeout) as answer:
+        with build_opener(Doors).open(Request(url, headers=headers), timeout=timeout) as answer:
+            sent = answer.headers.get("ETag") or ""
             if "html" in (answer.headers.get("Content-Type") or ""):
                 raise OSError("the server sent a web page instead of weights")
-            write_blocks(answer, part, begin if answer.status == 206 else 0, url.rpartition("/")[2])
+            if begin and answer.status == 206 and sent != tag:
+                raise HTTPError(url, 416, "the rest of another file", answer.headers, None)
+            if answer.status != 206:
+                begin = 0
+                forget(part)
+                tag_of(part).write_text(sent, "latin-1")
+            write_blocks(answer, part, begin, url.rpartition("/")[2])
     except HTTPError as error:
         if error.code != 416 or not begin:  # 416: there is nothing behind what we have
             raise
-        part.unlink()
+        forget(part)
         fetch(url, part, timeout)
     except HTTPException as error:
         raise OSError(f"the connection broke off ({error!r}); what came is kept") from error
 
+# %% ../../nbs/2_model/28_pretrained.ipynb #aa7c483e
+def take(file) -> None:
+    "Locks an open file, once nobody else has it. A file system without locks is taken as it is."
+    import fcntl  # not on Windows
+    with suppress(OSError):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that holds {file.name}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def make_open(lock: Path) -> int:
+    "The same for Windows, where a file that somebody has open cannot be removed, and one that is left over can."
+    while True:
+        try:
+            lock.unlink(missing_ok=True)
+            return os.open(lock, os.O_CREAT | os.O_EXCL)
+        except OSError:
+            time.sleep(.2)
+
+
+@contextmanager
+def alone(
+    lock: Path,  # file that stands for the work
+) -> Iterator[None]:
+    "Waits until no other process or thread holds the lock, and holds it."
+    if os.name == "nt":
+        handle = make_open(lock)
+        try:
+            yield
+        finally:
+            os.close(handle)
+    else:
+        with open(lock, "a") as file:
+            take(file)
+            yield
+
 # %% ../../nbs/2_model/28_pretrained.ipynb #89c9f03b
-def download(
-    urls: Sequence[str],      # in the order of trying
-    path: Path,               # where the file is to be
-    timeout: float = 20.,     # seconds without a byte, for each address
-) -> Path:                    # `path`
+def try_all(
+    urls: Sequence[str],  # in the order of trying
+    path: Path,           # where the file is to be
+    part: Path,           # where it grows
+    timeout: float,       # seconds without a byte
+) -> Path:                # `path`
     "Gets a weights file from the first address that has it. Raises WeightsFileError with all reasons and what to do."
-    part, reasons = path.with_name(f"{path.name}.part"), []
+    reasons = []
     for url in urls:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             fetch(url, part, timeout)
             read_checkpoint(part)
             os.replace(part, path)
+            forget(part)
             return path
         except WeightsError as error:
-            part.unlink(missing_ok=True)
+            forget(part)
             reasons.append(f"  {url}: {str(error).replace(str(part), 'what came')}")
         except (OSError, ValueError) as error:
             reasons.append(f"  {url}: {error}")
@@ -112,6 +201,23 @@ def download(
         f"If you have the file, put it at {path}",
         "or set YOLO_NAS_POSE_WEIGHTS_URL to the address of a folder that holds it (https://… or file:///…),",
         "or begin without it: pretrained_weights=None."]))
+
+# %% ../../nbs/2_model/28_pretrained.ipynb #b60637f5
+def download(
+    urls: Sequence[str],      # in the order of trying
+    path: Path,               # where the file is to be
+    timeout: float = 20.,     # seconds without a byte, for each address
+) -> Path:                    # `path`
+    "The same in the place where it belongs, for one process at a time. Raises WeightsFileError where nobody has it."
+    part, lock = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        raise WeightsFileError(f"cannot write into {path.parent} ({error.strerror}), where {path.name} is to be kept: "
+                               "set YOLO_NAS_POSE_CACHE to a folder that can be written") from error
+    with alone(lock):
+        return path if path.is_file() else try_all(urls, path, part, timeout)
 
 
 def pretrained_path(variant: str) -> Path:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from .. import __version__
@@ -35,8 +35,8 @@ __all__ = ['REAL', 'DATA', 'DATA_BUILTINS', 'WRAPPERS', 'METADATA_KEY', 'DETECTO
            'LICENCES', 'OFFICIAL_FILE', 'WeightsError', 'WeightsFileError', 'Inert', 'CarefulUnpickler', 'read_pickle',
            'plain', 'unwrap', 'read_safetensors', 'read_checkpoint', 'without_placeholders', 'fold_norms',
            'is_detector', 'same_sum', 'from_detector', 'shapes_of', 'guess_variant', 'joint_keys', 'some', 'mismatch',
-           'WeightsReport', 'announce', 'join_licences', 'carry_licence', 'load_weights', 'fill', 'describe',
-           'save_checkpoint', 'restore', 'load_checkpoint']
+           'WeightsReport', 'announce', 'join_licences', 'carry_licence', 'load_weights', 'describe', 'save_checkpoint',
+           'restore', 'load_checkpoint']
 
 # %% ../../nbs/2_model/26_weights.ipynb #efab014b
 class WeightsError(ValueError):
@@ -82,7 +82,7 @@ class CarefulUnpickler(pickle.Unpickler):
                                "Do not open this file with anything less careful.")
         return Inert
 
-# %% ../../nbs/2_model/26_weights.ipynb #1493f9d1
+
 def read_pickle(path: Path) -> Any:
     "The content of a file of `torch.save`. No code in it is executed. Raises what reading raises."
     try:
@@ -93,7 +93,7 @@ def read_pickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=False, pickle_module=careful)
 
 # %% ../../nbs/2_model/26_weights.ipynb #ec3f4cfc
-WRAPPERS = ("ema_net", "net", "state_dict", "model")  # the first that is there is taken
+WRAPPERS = ("average", "ema_net", "net", "state_dict", "model")  # the first that is there is taken
 
 
 def plain(value: Any) -> Any:
@@ -119,7 +119,12 @@ def unwrap(content: Any) -> tuple[dict[str, Tensor], dict]:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     rest = {key: item for key, item in content.items() if key not in WRAPPERS and not str(key).endswith("state_dict")}
-    return state, plain(rest) if name else {}
+    known = plain(rest) if name else {}
+    if name == "average":  # a training run of this package
+        own = known["metadata"] if isinstance(known.get("metadata"), dict) else {}
+        licences = dict.fromkeys(str(part["licence"]) for part in (own, known) if part.get("licence"))
+        known = own | {"licence": " + ".join(licences)}
+    return state, known
 
 # %% ../../nbs/2_model/26_weights.ipynb #b7133383
 METADATA_KEY = "yolo_nas_pose"  # of the text inside a safetensors file
@@ -128,15 +133,15 @@ METADATA_KEY = "yolo_nas_pose"  # of the text inside a safetensors file
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     "Tensors by key and metadata of the file."
     with safe_open(path, "pt") as file:
-        text = (file.metadata() or {}).get(METADATA_KEY, "{}")
+        known = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
         state = unwrap({key: file.get_tensor(key) for key in file.keys()})[0]
-    return state, json.loads(text)
+    return state, known if isinstance(known, dict) else {}
 
 
-def read_checkpoint(
-    path: str | Path,                    # .safetensors, or .pth, .pt, .ckpt of any program
-) -> tuple[dict[str, Tensor], dict]:     # tensors by key, metadata: plain values
-    "Weights and metadata of a file. Raises WeightsError that names the file and what is wrong with it."
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:  # tensors by key, metadata: plain values
+    "Weights and metadata of a file of any program. Raises WeightsError that names the file and what is wrong with it."
+    if not isinstance(path, (str, os.PathLike)):
+        raise WeightsError(f"weights are a file, or tensors by key such as model.state_dict(), not {type(path).__name__}")
     path = Path(path).expanduser()
     if not path.is_file():
         raise WeightsFileError(f"there is no weights file {path}")
@@ -217,8 +222,7 @@ def shapes_of(
 def guess_variant(state: Mapping[str, Tensor]) -> str:
     "The variant whose CSP layers have the widths of this state; empty where none has."
     widths = {key: tuple(value.shape) for key, value in state.items() if key.endswith("blocks.conv3.conv.weight")}
-    fitting = (name for name in VARIANTS if widths.items() <= shapes_of(name).items())
-    return next(fitting, "") if widths else ""
+    return next((name for name in VARIANTS if widths.items() <= shapes_of(name).items()), "") if widths else ""
 
 
 def joint_keys(
@@ -313,9 +317,12 @@ def load_weights(
     live = without_placeholders(state)
     detector, fused = is_detector(live), any(".rbr_reparam." in key for key in live)
     if model.fused and not fused:
-        twin = YoloNASPose(model.variant, model.skeleton)
+        twin, own = YoloNASPose(model.variant, model.skeleton), model.state_dict()
+        twin.load_state_dict({key: value for key, value in own.items() if ".cls_pred." in key}, strict=False)
         report = load_weights(twin, source)
-        model.load_state_dict(twin.fuse().state_dict())
+        fresh = {key.split(".")[2] for key in report.reinitialised} & {*JOINT_LAYERS}
+        kept = {key: value for key, value in own.items() if key.startswith("heads.") and key.split(".")[2] in fresh}
+        model.load_state_dict(twin.fuse().state_dict() | kept)
     else:
         ready = from_detector(live) if detector else live
         ready = fold_norms(ready) if fused else ready
@@ -325,24 +332,15 @@ def load_weights(
             guess = guess_variant(ready)
             hint = f". It fits {guess}: make the model with that name" if guess not in ("", model.variant) else ""
             raise WeightsError(f"{where} does not fit {model.variant}: {problem}{hint}")
-        fill(model.fuse() if fused else model, ready, free)
+        own = (model.fuse() if fused else model).state_dict()
+        person = {key: torch.cat((value[:1].to(own[key]), own[key][1:])) for key, value in ready.items()
+                  if key in free and ".cls_pred." in key}  # its row is the first
+        model.load_state_dict(own | {key: value for key, value in ready.items() if key not in free} | person)
         lost = {key for key in live if detector and ".cls_pred." in key and key not in ready}
         report = WeightsReport([key for key in shapes if key not in free], [key for key in shapes if key in free],
                                [key for key in state if key not in live or key in lost])
     carry_licence(model, metadata, path)
     return report
-
-
-def fill(
-    model: YoloNASPose,           # changed in place
-    state: Mapping[str, Tensor],  # fits, but for the free keys
-    free: set[str],               # joint parts: of the person score the first row is taken, the rest stays
-) -> None:
-    "Copies the numbers."
-    own = model.state_dict()
-    person = {key: torch.cat((value[:1].to(own[key]), own[key][1:])) for key, value in state.items()
-              if key in free and ".cls_pred." in key}
-    model.load_state_dict(own | {key: value for key, value in state.items() if key not in free} | person)
 
 # %% ../../nbs/2_model/26_weights.ipynb #a1551b2e
 def describe(
@@ -371,7 +369,7 @@ def save_checkpoint(
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, part, {"format": "pt", METADATA_KEY: text})
+        part.write_bytes(to_bytes(state, {"format": "pt", METADATA_KEY: text}))
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         if part.is_file():
@@ -388,15 +386,17 @@ def restore(
     "The model a checkpoint describes. Raises WeightsError where it does not."
     if "variant" not in metadata or "skeleton" not in metadata:
         raise WeightsError(f"{path} does not say which model it is: make one and give it the weights with load_weights(model, path)")
-    model = YoloNASPose(metadata["variant"], get_skeleton(metadata["skeleton"])).eval()
+    try:
+        model = YoloNASPose(metadata["variant"], get_skeleton(metadata["skeleton"])).eval()
+        load_weights(model, state)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = error if isinstance(error, WeightsError) else f"its description is of no use ({type(error).__name__}: {error})"
+        raise WeightsError(f"{path}: {reason}") from error
     model.metadata = {key: value for key, value in metadata.items() if key not in describe(model)}
-    load_weights(model, state)
     carry_licence(model, metadata, path)
     return model
 
 
-def load_checkpoint(
-    path: str | Path,   # as `save_checkpoint` wrote it
-) -> YoloNASPose:       # in evaluation mode; model.train() to go on learning
+def load_checkpoint(path: str | Path) -> YoloNASPose:  # in evaluation mode; model.train() to go on learning
     "A model from its file alone. Raises WeightsError for files that are damaged or do not describe a model."
     return restore(*read_checkpoint(path), path)
