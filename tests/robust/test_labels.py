@@ -161,6 +161,10 @@ def test_places_are_listed_once(toys):
     complaint(toys, lambda: find_coco(toys), "train.json has 000001.png, not found in ['images/train', 'train', 'images', 'annotations', '.']")
 
 
+def test_sentences_about_what_was_found_are_whole(toys):
+    complaint(toys, lambda: find_coco(toys, ["test"]), "found train (train.json), val (val.json). Looked for")
+
+
 def test_missing_image(toys):
     data = read(toys)
     data.path(2).unlink()
@@ -184,7 +188,7 @@ def test_truncated_image(tmp_path, kind, share):
     complaint(file, lambda: read_image(file), "Copy it again")
 
 
-@pytest.mark.parametrize("content, words", [(b"", "is empty (0 bytes)"), (b"<html>404</html>", "is no image"), (b"\xff\xd8\xff", "is no image")])
+@pytest.mark.parametrize("content, words", [(b"", "is empty (0 bytes)"), (b"<html>404</html>", "is no image"), (b"\xff\xd8\xff", "ends too early")])
 def test_image_that_is_none(tmp_path, content, words):
     (tmp_path / "odd.jpg").write_bytes(content)
     complaint(tmp_path / "odd.jpg", lambda: read_image(tmp_path / "odd.jpg"), words, "remove it from the labels")
@@ -196,6 +200,21 @@ def test_a_preview_in_the_header_does_not_hide_a_missing_end():
     segment = b"\xff\xe2" + (len(preview) + 2).to_bytes(2, "big") + preview
     both = whole[:2] + segment + whole[2:]
     assert decode(both).shape == image.shape and decode(both[:len(both) // 2 + len(segment) // 2]) is None
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_bytes_behind_the_end_do_no_harm(progressive):
+    "Telephones append a film or a second image, with any bytes; but a cut image stays cut, whatever bytes it has."
+    rng = np.random.default_rng(5)
+    image = np.kron(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, int(progressive), cv2.IMWRITE_JPEG_RST_INTERVAL, 3]
+    whole = cv2.imencode(".jpg", image, options)[1].tobytes()
+    tails = [rng.bytes(2000).replace(b"\xff\xd9", b"") + b"\xff\xda" + rng.bytes(9) for _ in range(20)] + [whole, whole[:300]]
+    for tail in tails:
+        np.testing.assert_array_equal(decode(whole + tail), decode(whole))
+    header = b"\xff\xe1" + (len(whole) + 2).to_bytes(2, "big") + whole
+    for content in (whole, whole[:2] + header + whole[2:]):
+        assert all(decode(content[:end]) is None for end in (*range(0, len(content), 37), len(content) - 1))
 
 
 def test_size_other_than_labelled(toys):
