@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from yolo_nas_pose.core.skeleton import COCO17
+from yolo_nas_pose.core.skeleton import COCO17, SKELETONS, infer_mirror_pairs
 from yolo_nas_pose.core.toy import ToyScenes, write_toy
 from yolo_nas_pose.data.coco import CocoPoses
 from yolo_nas_pose.data.files import DataError, decode, find_coco, read_image
@@ -131,6 +131,22 @@ def test_skeleton_of_another_size(toys):
 def test_category_with_a_joint_named_twice(toys):
     edit(toys, lambda content: content["categories"][0].update(keypoints=["tip"] * 17))
     complaint(labels_of(toys), lambda: read(toys), "no name twice")
+
+
+@pytest.mark.parametrize("names, pairs", [
+    (["lhip", "rhip", "root", "lip"], ((0, 1),)), (["rhip", "lhip"], ((1, 0),)), (["LHIP", "RHIP"], ((0, 1),)),
+    (["leftshoulder", "rightshoulder", "left_hip", "right_hip"], ((0, 1), (2, 3))), (["leftover", "lips", "ribs"], ()),
+    (["lip", "rip", "left_eye", "right_eye"], ((2, 3),)), (["lfront_leg", "rfront_leg", "lback_leg"], ((0, 1),))])
+def test_sides_without_a_separator(names, pairs):
+    assert infer_mirror_pairs(names) == pairs
+
+
+def test_all_habits_tell_the_same():
+    for skeleton in SKELETONS.values():
+        plain = [joint.lower().replace("left_", "l_").replace("right_", "r_") for joint in skeleton.joints]
+        for left, right in (("l", "r"), ("left", "right"), ("LEFT", "RIGHT")):
+            names = [left + name[2:] if name[:2] == "l_" else right + name[2:] if name[:2] == "r_" else name for name in plain]
+            assert infer_mirror_pairs(names) == skeleton.mirror_pairs, names
 
 
 def test_category_without_joints(toys):

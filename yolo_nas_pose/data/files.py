@@ -52,7 +52,7 @@ def ends_early(
     return content.startswith(b"\x89PNG") and b"IEND" not in content
 
 
-MARK = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # of a JPEG, without those that occur within pixels
+MARK = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # of a JPEG, without those that occur within pixels
 
 # %% ../../nbs/1_data/09_files.ipynb #74020649
 def read_image(

@@ -87,7 +87,7 @@ def fingerprint(
     model: nn.Module,
 ) -> tuple:
     "A value that changes when a parameter, a buffer or the skeleton does."
-    tensors = [*model.parameters(), *model.buffers()]
+    tensors = [t for part in model.modules() for t in (*part._parameters.values(), *part._buffers.values()) if t is not None]
     marks = [(id(t), t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.device) for t in tensors]
     some = [t.float().sum()[None] if t.is_inference() else t.as_strided((1,), (1,)) for t in tensors if t.is_floating_point() and t.numel()]
     return marks, torch.cat(some).tolist() if some else [], model.skeleton
