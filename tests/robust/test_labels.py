@@ -144,7 +144,7 @@ def test_sides_without_a_separator(names, pairs):
 def test_all_habits_tell_the_same():
     for skeleton in SKELETONS.values():
         plain = [joint.lower().replace("left_", "l_").replace("right_", "r_") for joint in skeleton.joints]
-        for left, right in (("l", "r"), ("left", "right"), ("LEFT", "RIGHT")):
+        for left, right in (("l", "r"), ("left", "right"), ("L", "R"), ("Left", "Right")):
             names = [left + name[2:] if name[:2] == "l_" else right + name[2:] if name[:2] == "r_" else name for name in plain]
             assert infer_mirror_pairs(names) == skeleton.mirror_pairs, names
 
