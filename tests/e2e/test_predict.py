@@ -4,6 +4,7 @@ import gc
 import resource
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 
 from yolo_nas_pose.core.skeleton import COCO17
 from yolo_nas_pose.core.toy import ToyScenes, toy_scene
-from yolo_nas_pose.deploy.predict import COPIES, PosePredictions, PoseStream, fused_copy
+from yolo_nas_pose.deploy.predict import COPIES, PosePredictions, PoseStream, fingerprint, fused_copy
 from yolo_nas_pose.deploy.sources import InputError
 from yolo_nas_pose.metric.average_precision import evaluate_coco
 from yolo_nas_pose.model.network import YoloNASPose
@@ -71,6 +72,9 @@ def test_results_are_a_sequence(model):
     people = list(got[0])
     assert len(people) == len(got[0]) == 5 and people[0].joints.shape == (17, 3) and people[0].score == got[0].prediction.scores[0]
     np.testing.assert_array_equal(got[0].joint("left_wrist"), got[0].prediction.poses[:, 9])
+    np.testing.assert_array_equal(people[1].joint("left_wrist"), got[0].prediction.poses[1, 9])
+    with pytest.raises(ValueError, match="no joint 'left_wirst' in coco17: nose, left_eye"):
+        people[1].joint("left_wirst")
     with pytest.raises(ValueError, match="left_wrist"):
         got[0].joint("left_wirst")
     told = got[0].to_dict()
@@ -200,7 +204,7 @@ def test_films_that_cannot_be_saved(model, tmp_path):
 class Camera:
     left, waits, opened = 3, [], True
 
-    def __init__(self, source):
+    def __init__(self, source, *how):
         self.left, self.released = Camera.left, False
         Camera.latest = self
 
@@ -288,6 +292,29 @@ def test_a_changed_model_is_fused_anew(change):
     np.testing.assert_array_equal(got.poses, want.poses)
 
 
+def test_changes_that_torch_does_not_count():
+    with torch.inference_mode():
+        model = make_model()
+    old = fused_copy(model)
+    assert fused_copy(model) is old
+    with torch.inference_mode():
+        model.heads.head1.cls_pred.weight[:, 7] += 1  # of a tensor that has no count
+    assert fused_copy(model) is not old
+
+
+def test_looking_for_changes_reads_no_weights():
+    model = torch.nn.Linear(4096, 4096)
+    model.skeleton = COCO17
+    times = {}
+    for name, function in (("look", lambda: fingerprint(model)), ("read", lambda: model.weight.sum())):
+        times[name] = []
+        for _ in range(9):
+            start = time.thread_time()
+            function()
+            times[name].append(time.thread_time() - start)
+    assert min(times["look"]) < min(times["read"]) / 4
+
+
 def test_other_joints_are_noticed():
     from yolo_nas_pose.core.skeleton import CROWDPOSE14
     model = make_model()
@@ -323,6 +350,24 @@ def test_half_precision_only_on_request(model):
     exact, half = (model.predict(SCENE, precision=kind, **SMALL)[0].prediction for kind in ("fp32", "bf16"))
     assert all(part.dtype == np.float32 for part in half)
     assert not np.array_equal(exact.poses, half.poses)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_of_another_type(model, kind):
+    other = copy.deepcopy(model).to(kind)
+    for fuse in (True, False):
+        got = other.predict([SCENE, SCENE], fuse=fuse, **SMALL)[1].prediction
+        assert len(got.scores) == 5 and all(part.dtype == np.float32 and np.isfinite(part).all() for part in got)
+    assert next(other.parameters()).dtype == kind
+
+
+def test_half_a_model_finds_the_same_person():
+    from yolo_nas_pose.model.pretrained import get
+    scene = toy_scene(16, 160, figures=1).image
+    want, = get("yolo_nas_pose_n", pretrained_weights="toy").predict(scene, image_size=160, conf=.3)
+    got, = get("yolo_nas_pose_n", pretrained_weights="toy").half().predict(scene, image_size=160, conf=.3)
+    assert len(want) == len(got) > 0
+    np.testing.assert_allclose(got.prediction.poses[..., :2], want.prediction.poses[..., :2], atol=2)
 
 
 def test_input_of_any_shape(model):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from yolo_nas_pose.core.skeleton import COCO17
+from yolo_nas_pose.core.skeleton import COCO17, SKELETONS, infer_mirror_pairs
 from yolo_nas_pose.core.toy import ToyScenes, write_toy
 from yolo_nas_pose.data.coco import CocoPoses
 from yolo_nas_pose.data.files import DataError, decode, find_coco, read_image
@@ -133,6 +133,22 @@ def test_category_with_a_joint_named_twice(toys):
     complaint(labels_of(toys), lambda: read(toys), "no name twice")
 
 
+@pytest.mark.parametrize("names, pairs", [
+    (["lhip", "rhip", "root", "lip"], ((0, 1),)), (["rhip", "lhip"], ((1, 0),)), (["LHIP", "RHIP"], ((0, 1),)),
+    (["leftshoulder", "rightshoulder", "left_hip", "right_hip"], ((0, 1), (2, 3))), (["leftover", "lips", "ribs"], ()),
+    (["lip", "rip", "left_eye", "right_eye"], ((2, 3),)), (["lfront_leg", "rfront_leg", "lback_leg"], ((0, 1),))])
+def test_sides_without_a_separator(names, pairs):
+    assert infer_mirror_pairs(names) == pairs
+
+
+def test_all_habits_tell_the_same():
+    for skeleton in SKELETONS.values():
+        plain = [joint.lower().replace("left_", "l_").replace("right_", "r_") for joint in skeleton.joints]
+        for left, right in (("l", "r"), ("left", "right"), ("L", "R"), ("Left", "Right")):
+            names = [left + name[2:] if name[:2] == "l_" else right + name[2:] if name[:2] == "r_" else name for name in plain]
+            assert infer_mirror_pairs(names) == skeleton.mirror_pairs, names
+
+
 def test_category_without_joints(toys):
     edit(toys, lambda content: content["categories"][0].pop("keypoints"))
     complaint(labels_of(toys), lambda: read(toys), "no category lists the names")
@@ -161,6 +177,10 @@ def test_places_are_listed_once(toys):
     complaint(toys, lambda: find_coco(toys), "train.json has 000001.png, not found in ['images/train', 'train', 'images', 'annotations', '.']")
 
 
+def test_sentences_about_what_was_found_are_whole(toys):
+    complaint(toys, lambda: find_coco(toys, ["test"]), "found train (train.json), val (val.json). Looked for")
+
+
 def test_missing_image(toys):
     data = read(toys)
     data.path(2).unlink()
@@ -184,7 +204,7 @@ def test_truncated_image(tmp_path, kind, share):
     complaint(file, lambda: read_image(file), "Copy it again")
 
 
-@pytest.mark.parametrize("content, words", [(b"", "is empty (0 bytes)"), (b"<html>404</html>", "is no image"), (b"\xff\xd8\xff", "is no image")])
+@pytest.mark.parametrize("content, words", [(b"", "is empty (0 bytes)"), (b"<html>404</html>", "is no image"), (b"\xff\xd8\xff", "ends too early")])
 def test_image_that_is_none(tmp_path, content, words):
     (tmp_path / "odd.jpg").write_bytes(content)
     complaint(tmp_path / "odd.jpg", lambda: read_image(tmp_path / "odd.jpg"), words, "remove it from the labels")
@@ -196,6 +216,21 @@ def test_a_preview_in_the_header_does_not_hide_a_missing_end():
     segment = b"\xff\xe2" + (len(preview) + 2).to_bytes(2, "big") + preview
     both = whole[:2] + segment + whole[2:]
     assert decode(both).shape == image.shape and decode(both[:len(both) // 2 + len(segment) // 2]) is None
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_bytes_behind_the_end_do_no_harm(progressive):
+    "Telephones append a film or a second image, with any bytes; but a cut image stays cut, whatever bytes it has."
+    rng = np.random.default_rng(5)
+    image = np.kron(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, int(progressive), cv2.IMWRITE_JPEG_RST_INTERVAL, 3]
+    whole = cv2.imencode(".jpg", image, options)[1].tobytes()
+    tails = [rng.bytes(2000).replace(b"\xff\xd9", b"") + b"\xff\xda" + rng.bytes(9) for _ in range(20)] + [whole, whole[:300]]
+    for tail in tails:
+        np.testing.assert_array_equal(decode(whole + tail), decode(whole))
+    header = b"\xff\xe1" + (len(whole) + 2).to_bytes(2, "big") + whole
+    for content in (whole, whole[:2] + header + whole[2:]):
+        assert all(decode(content[:end]) is None for end in (*range(0, len(content), 37), len(content) - 1))
 
 
 def test_size_other_than_labelled(toys):

@@ -1,6 +1,8 @@
 "Pictures of every kind go in; broken ones give one clear error, and never stop the others."
 import errno
 import http.server
+import io
+import itertools
 import threading
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from yolo_nas_pose.core.affine import letterbox
 from yolo_nas_pose.core.toy import toy_scene
 from yolo_nas_pose.deploy.predict import PosePredictions, fused_copy
-from yolo_nas_pose.deploy.sources import InputError, as_bgr, decode_image, fetch, pictures
+from yolo_nas_pose.deploy.sources import InputError, as_bgr, decode_image, fetch, open_film, pictures
 from yolo_nas_pose.model.network import YoloNASPose
 
 SCENE = toy_scene(7, 160).image  # BGR
@@ -39,8 +41,8 @@ def server():
         def do_GET(self):
             if self.path == "/missing.jpg":
                 return self.send_error(404)
-            if self.path == "/silent.jpg":
-                return time.sleep(1)
+            if self.path.startswith("/silent"):
+                return time.sleep(1 if self.path.endswith("jpg") else 4)
             half = self.path == "/half.jpg"
             self.send_response(200)
             self.send_header("Content-Type", "text/html" if self.path == "/page.jpg" else "image/jpeg")
@@ -75,7 +77,8 @@ def test_every_kind_of_source_gives_the_same_people(model, tmp_path, server):
     sources = [str(path), path, path.read_bytes(), bytearray(path.read_bytes()), SCENE[None], [SCENE], (path,), iter([path]),
                Image.fromarray(RGB), Image.fromarray(RGB).convert("RGBA"), Image.open(path), tensor, tensor[None], tensor / 255,
                tensor.double() / 255, SCENE / 255.0, SCENE.astype(np.uint16) * 257, np.dstack([SCENE, SCENE[..., :1]]),
-               str(tmp_path), tmp_path, str(tmp_path / "*.png"), toy_scene(7, 160), SCENE[:, ::-1][:, ::-1]]
+               str(tmp_path), tmp_path, str(tmp_path / "*.png"), toy_scene(7, 160), SCENE[:, ::-1][:, ::-1],
+               io.BytesIO(path.read_bytes()), open(path, "rb"), open(path)]
     want = model.predict(SCENE, **SMALL)[0].prediction
     assert len(want.scores) == 20
     for source in sources:
@@ -140,6 +143,62 @@ def test_grey_alpha_and_sixteen_bits(tmp_path):
         np.testing.assert_array_equal(as_bgr(Image.open(tmp_path / name)), loaded[name])
 
 
+@pytest.mark.parametrize("high, want", [(1, 1), (200, 200), (255, 255), (257, 1), (51400, 200), (65535, 255)])
+def test_whole_numbers_of_pillow_are_bytes_or_sixteen_bits(high, want):
+    from PIL import Image
+    values = np.array([[0, high]], np.int32)
+    assert Image.fromarray(values).mode == "I"
+    np.testing.assert_array_equal(as_bgr(Image.fromarray(values))[..., 0], [[0, want]])
+    np.testing.assert_array_equal(as_bgr(Image.fromarray(values.astype(np.uint16)))[..., 0], [[0, (high + 128) // 257]])
+
+
+@pytest.mark.parametrize("value", [-1, 65536, 2 ** 31 - 1])
+def test_whole_numbers_beyond_sixteen_bits_do_not_wrap(value):
+    from PIL import Image
+    with pytest.raises(InputError, match=f"0 to 65535, but reach from .*{value}"):
+        as_bgr(Image.fromarray(np.array([[0, value]], np.int32)))
+
+
+def test_an_open_file_that_gives_no_bytes(model, tmp_path):
+    (tmp_path / "a.png").write_bytes(PNG)
+    with open(tmp_path / "a.png", "rb") as file:
+        file.read()
+        with pytest.raises(InputError, match="a.png: the picture is empty.*seek"):
+            model.predict(file)
+    with pytest.raises(InputError, match="a.png: cannot be read .*closed"):
+        model.predict(file)
+    with pytest.raises(InputError, match="image_0: reading this gives a str"):
+        model.predict(io.StringIO("text"))
+
+
+def test_a_film_among_pictures(model, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"film")
+    with pytest.warns(UserWarning, match="a.mp4: this is a film. Give it alone"):
+        assert len(model.predict([SCENE, tmp_path / "a.mp4"], **SMALL)) == 1
+
+
+def test_a_generator_is_asked_for_one_batch_at_a_time(model):
+    asked = []
+    def endless():
+        for number in itertools.count():
+            asked.append(number)
+            yield SCENE
+    stream = model.predict(endless(), stream=True, batch_size=1, **SMALL)
+    assert asked == []
+    assert next(stream).name == "image_0" and asked == [0]
+    assert next(stream).name == "image_1" and asked == [0, 1]
+    stream = model.predict(endless(), stream=True, batch_size=3, **SMALL)
+    assert [next(stream).name for _ in range(4)][-1] == "image_3" and len(asked) == 2 + 6
+
+
+def test_a_stream_without_a_single_good_picture(model, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    for source, words in ((iter([tmp_path / "a.png", None]), "2 of 2 pictures cannot be read; .*a.png: the picture is empty"),
+                          (tmp_path / "b.png", "b.png: there is no such file"), (iter([]), "list of pictures is empty")):
+        with pytest.raises(InputError, match=words):
+            list(model.predict(source, stream=True, **SMALL))
+
+
 @pytest.mark.parametrize("data, words", [
     (b"", "is empty"), (b"not a picture at all", "not a picture"), (b"<html></html>", "web page"), (JPEG[:2000], "breaks off"),
     (PNG[:2000], "breaks off"), (cv2.imencode(".webp", SCENE)[1].tobytes()[:2000], "not a whole one"),
@@ -159,6 +218,12 @@ def test_a_preview_inside_does_not_hide_a_broken_end():
     assert decode_image(whole).shape == SCENE.shape
     with pytest.raises(InputError, match="breaks off"):
         decode_image(whole[:len(whole) // 2 + len(small)])
+
+
+def test_a_film_behind_the_end_does_no_harm():
+    "A motion photo: a whole JPEG, and a film with all kinds of bytes."
+    for tail in (b"\0\0\0 ftypmp42\xff\xda", b"\xff\xda\xff\xd9\xff", JPEG[:999]):
+        np.testing.assert_array_equal(decode_image(JPEG + tail), decode_image(JPEG))
 
 
 def test_a_broken_file_behind_a_pillow_image(model, tmp_path):
@@ -239,6 +304,13 @@ def test_addresses_that_fail(model, server):
             fetch(address, timeout=2)
 
 
+def test_a_host_that_keeps_a_film_to_itself(server):
+    address, start = f"{server}/silent.mp4", time.monotonic()
+    with pytest.raises(InputError, match="silent.mp4: OpenCV cannot open this. Does the host answer"):
+        open_film(address, address, timeout=.5)
+    assert time.monotonic() - start < 3.5
+
+
 def test_one_bad_picture_among_many(model, tmp_path):
     for k in range(3):
         cv2.imwrite(str(tmp_path / f"{k}.png"), SCENE)
@@ -307,10 +379,20 @@ def test_unwritable_places(model, tmp_path, monkeypatch):
     assert (tmp_path / "old.png").read_bytes() == b"old" and sorted(p.name for p in tmp_path.iterdir()) == ["file", "old.png"]
 
 
-def test_originals_are_not_painted_over(model, tmp_path):
+def test_originals_are_not_painted_over(model, tmp_path, monkeypatch):
     path = tmp_path / "a.jpg"
     path.write_bytes(JPEG)
     got = model.predict(path, **SMALL)
     with pytest.raises(OSError, match="this is the original"):
-        got.save(tmp_path)
+        got[0].save(path)
     assert path.read_bytes() == JPEG
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, str(tmp_path), tmp_path / "link", tmp_path / "new" / ".."):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        with pytest.raises(InputError, match="Choose another folder"):
+            got.save(folder)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="Choose another folder"):
+        model.predict("a.jpg", **SMALL).save(".")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.jpg", "link", "new"]
+    assert got.save(tmp_path / "new") == [tmp_path / "new" / "a.jpg"]

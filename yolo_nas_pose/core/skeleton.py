@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 # %% auto #0
-__all__ = ['SIDES', 'GUESSED_SIGMA', 'COCO17', 'CROWDPOSE14', 'ANIMALPOSE20', 'SKELETONS', 'split_words', 'infer_mirror_pairs',
-           'check_layout', 'Skeleton', 'get_skeleton']
+__all__ = ['SIDES', 'HABITS', 'GUESSED_SIGMA', 'COCO17', 'CROWDPOSE14', 'ANIMALPOSE20', 'SKELETONS', 'split_words',
+           'infer_mirror_pairs', 'check_layout', 'Skeleton', 'get_skeleton']
 
 # %% ../../nbs/0_core/01_skeleton.ipynb #aa8b591c
 SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
+HABITS = (r"(?<![a-z])(left|right|[lr](?![a-z]))", r"^[lr]")  # where a name says its side: clearly; in its first letter
 
 
 def split_words(
@@ -31,13 +32,13 @@ def infer_mirror_pairs(
     names: Sequence[str],          # K joints
 ) -> tuple[tuple[int, int], ...]:  # pairs of joint numbers that trade places in a flip, (left, right)
     "The mirror pairs that names tell. A name without a partner pairs with nobody."
-    number = {split_words(name): k for k, name in enumerate(names)}
-    pairs = []
-    for words, k in number.items():
-        other = number.get(tuple(SIDES.get(word, word) for word in words))
-        if other is not None and other != k and words[[w in SIDES for w in words].index(True)] in ("left", "l"):
-            pairs.append((k, other))
-    return tuple(pairs)
+    number = {"_".join(split_words(name)): k for k, name in enumerate(names)}
+    for habit in HABITS:
+        left = [text for text in number if (re.findall(habit, text) or [""])[0] in ("left", "l")]
+        partners = [(number[text], number.get(re.sub(habit, lambda side: SIDES[side[0]], text))) for text in left]
+        if pairs := tuple((k, other) for k, other in partners if other is not None):
+            return pairs
+    return ()
 
 # %% ../../nbs/0_core/01_skeleton.ipynb #ad95df33
 GUESSED_SIGMA = .07  # of joints whose spread nobody has measured
@@ -89,6 +90,12 @@ class Skeleton:
         for a, b in self.mirror_pairs:
             order[a], order[b] = b, a
         return tuple(order)
+
+    def number(self, joint: str) -> int:
+        "Of the joint with this name, from 0. Raises ValueError for a name that no joint has."
+        if joint not in self.joints:
+            raise ValueError(f"there is no joint {joint!r} in {self.name}: {', '.join(self.joints)}")
+        return self.joints.index(joint)
 
     def to_dict(self) -> dict:
         "The skeleton as plain values, for a checkpoint."

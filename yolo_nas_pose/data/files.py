@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 # %% auto #0
-__all__ = ['SPLIT_WORDS', 'LABEL_FILES', 'DataError', 'decode', 'ends_early', 'read_image', 'Split', 'split_of', 'first_images',
-           'find_coco']
+__all__ = ['MARK', 'SPLIT_WORDS', 'LABEL_FILES', 'DataError', 'decode', 'ends_early', 'read_image', 'Split', 'split_of',
+           'first_images', 'find_coco']
 
 # %% ../../nbs/1_data/09_files.ipynb #95e3c0c7
 class DataError(ValueError):
@@ -41,8 +41,18 @@ def ends_early(
 ) -> bool:
     "Whether the end mark of a JPEG or PNG is missing. Some decoders fill the rest with grey and say nothing."
     if content.startswith(b"\xff\xd8"):
-        return content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
+        place = 2
+        while found := MARK.search(content, place):
+            kind, place = found[1][0], found.end()
+            if kind == 0xd9:
+                return False
+            if kind not in (0x01, 0xd8):  # these two stand alone, others state the length of their content
+                place += int.from_bytes(content[place:place + 2], "big")
+        return True
     return content.startswith(b"\x89PNG") and b"IEND" not in content
+
+
+MARK = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # of a JPEG, without those that occur within pixels
 
 # %% ../../nbs/1_data/09_files.ipynb #74020649
 def read_image(
@@ -129,7 +139,7 @@ def find_coco(
     missing = [split for split in need if split not in found] or ([] if found else ["any split"])
     if missing:
         have = ", ".join(f"{split} ({part.annotations.name})" for split, part in found.items()) or "no labels"
-        state = f"found {have}. {'; '.join(notes)}" if folder.is_dir() else "there is no such folder"
+        state = "; ".join([f"found {have}", *notes]) if folder.is_dir() else "there is no such folder"
         raise DataError(f"{folder}: no labels for {' and '.join(missing)}; {state}. Looked for {', '.join(LABEL_FILES)} "
                         f"with train, val or test in the name, and for the images in images/ or beside the labels.")
     return found

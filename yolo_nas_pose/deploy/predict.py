@@ -10,7 +10,7 @@ import itertools
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -69,8 +69,8 @@ def find_people(
 ) -> list[Poses]:                  # B, NumPy, px of each image; neither clipped nor rounded
     "The people in each image."
     inputs, maps = zip(*(letterbox(image, settings.image_size) for image in images))
-    tensor = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0))
-    batch = to_input(torch.from_numpy(np.stack(inputs)).to(tensor.device).movedim(-1, 1))
+    tensor = next((t for t in itertools.chain(model.parameters(), model.buffers()) if t.is_floating_point()), torch.empty(0))
+    batch = to_input(torch.from_numpy(np.stack(inputs)).to(tensor.device).movedim(-1, 1)).to(tensor.dtype)
     kind = PRECISIONS[settings.precision]
     with torch.autocast(tensor.device.type, kind, enabled=kind is not None):
         raw = model(batch)
@@ -82,14 +82,15 @@ def find_people(
 COPIES: WeakKeyDictionary = WeakKeyDictionary()  # model -> (fingerprint, {(device, fused or not): copy})
 
 
+@torch.no_grad()
 def fingerprint(
     model: nn.Module,
 ) -> tuple:
     "A value that changes when a parameter, a buffer or the skeleton does."
-    tensors = [*model.parameters(), *model.buffers()]
+    tensors = [t for part in model.modules() for t in (*part._parameters.values(), *part._buffers.values()) if t is not None]
     marks = [(id(t), t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.device) for t in tensors]
-    sums = [t.detach().float().sum() for t in tensors if t.is_floating_point()]
-    return marks, torch.stack(sums).tolist() if sums else [], model.skeleton
+    some = [t.float().sum()[None] if t.is_inference() else t.as_strided((1,), (1,)) for t in tensors if t.is_floating_point() and t.numel()]
+    return marks, torch.cat(some).tolist() if some else [], model.skeleton
 
 
 def fused_copy(
@@ -113,11 +114,17 @@ def fused_copy(
     return copies[key]
 
 # %% ../../nbs/6_deploy/60_predict.ipynb #7dffbe0f
-class Person(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Person:
     "Somebody who was found."
     box: np.ndarray     # (4,) xyxy, px
     joints: np.ndarray  # (K, 3) x and y in px, joint score 0..1
     score: float        # 0..1
+    skeleton: Skeleton = field(repr=False)  # what the joints mean
+
+    def joint(self, name: str) -> np.ndarray:
+        "(3,) x and y in px and score of one joint. Raises ValueError for an unknown name."
+        return self.joints[self.skeleton.number(name)]
 
 
 def show_predictions(
@@ -151,15 +158,13 @@ class ImagePrediction:
     def __len__(self) -> int: return len(self.prediction.scores)
 
     def __iter__(self) -> Iterator[Person]:
-        return (Person(box, joints, float(score)) for box, joints, score in zip(*self.prediction))
+        return (Person(box, joints, float(score), self.skeleton) for box, joints, score in zip(*self.prediction))
 
     def __repr__(self) -> str: return f"ImagePrediction({self.name}: {len(self)} people)"
 
     def joint(self, name: str) -> np.ndarray:
         "(N, 3) x and y in px and score of one joint, for each person. Raises ValueError for an unknown name."
-        if name not in self.skeleton.joints:
-            raise ValueError(f"there is no joint {name!r} in {self.skeleton.name}: {', '.join(self.skeleton.joints)}")
-        return self.prediction.poses[:, self.skeleton.joints.index(name)]
+        return self.prediction.poses[:, self.skeleton.number(name)]
 
     def draw(self, joint_conf: float = .3, boxes: bool = True) -> np.ndarray:
         "(H, W, 3) uint8, BGR: a copy of the picture with everybody painted on it."
@@ -257,12 +262,15 @@ class PosePredictions(Sequence):
 
     def save(self, folder: str | os.PathLike) -> list[Path]:
         "Writes all painted pictures as JPEG, each under its own name. Returns their paths. Raises OSError if it cannot."
-        if Path(folder).suffix.lower() in PICTURES:
+        folder = Path(folder).expanduser()
+        if any(folder.is_dir() and os.path.isfile(each.name) and folder.samefile(Path(each.name).parent) for each in self):
+            raise InputError(f"{folder}: pictures came from here; the next call would predict on painted copies. Choose another folder")
+        if folder.suffix.lower() in PICTURES:
             raise InputError(f"{folder}: this is the name of a picture; give a folder, or call predictions[0].save(...)")
         stems = [Path(each.name.split("?")[0]).stem for each in self]
         if len({stem.lower() for stem in stems}) < len(stems):
             stems = [f"{n}_{stem}" for n, stem in enumerate(stems)]
-        return [each.save(Path(folder) / f"{stem}.jpg") for stem, each in zip(stems, self)]
+        return [each.save(folder / f"{stem}.jpg") for stem, each in zip(stems, self)]
 
     def to_coco(self, image_ids: Sequence[int] | Mapping[str, int] | None = None, category_id: int = 1) -> list[dict]:
         "COCO results, one dictionary per person; ids in order, by file name, or counted from 0."
@@ -283,8 +291,8 @@ def each_prediction(
     settings: Settings,            # how to look
     errors: list[Skipped] | None,  # is told of pictures that cannot be read; None: they raise
 ) -> Iterator[ImagePrediction]:
-    "Predictions, one batch ahead of the reader."
-    items = iter(items)
+    "Predictions, one batch ahead of the reader. Raises InputError if none of the pictures can be read."
+    items, none = iter(items), True
     while batch := list(itertools.islice(items, settings.batch_size)):
         read = []
         for picture in batch:
@@ -295,9 +303,12 @@ def each_prediction(
                     raise
                 errors.append(Skipped(picture.name, str(error).removeprefix(f"{picture.name}: ")))
         if read:
+            none = False
             names, images = zip(*read)
             for name, image, poses in zip(names, images, find_people(network, images, settings)):
                 yield ImagePrediction(image, poses, network.skeleton, name)
+    if errors and none:
+        raise InputError(f"{len(errors)} of {len(errors)} pictures cannot be read; the first: {errors[0].name}: {errors[0].reason}")
 
 # %% ../../nbs/6_deploy/60_predict.ipynb #cf131b9e
 CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".webm": "VP80"}
@@ -347,8 +358,8 @@ class PoseStream(Iterator):
 # %% ../../nbs/6_deploy/60_predict.ipynb #0d5e4246
 def predict(
     model: nn.Module,                          # with `decode` and `skeleton`; is not changed
-    source: Any,                               # path, folder, pattern, address, bytes, array, tensor, Pillow image, or a
-                                               # list of them; film, live address, or number of a camera
+    source: Any,                               # path, folder, pattern, address, bytes, open file, array, tensor, Pillow
+                                               # image, or a list or generator of them; film, live address, or number of a camera
     conf: float = .5,                          # lowest person score that counts, 0..1
     iou: float = .7,                           # of people whose boxes overlap by more than this, one is kept
     image_size: int | tuple[int, int] = 640,   # of the input, or (height, width), px; multiples of 32
@@ -360,7 +371,7 @@ def predict(
     precision: str = "fp32",                   # of the network: "fp32", "bf16" or "fp16"
     channel_order: str = "bgr",                # of arrays and tensors: "bgr" as OpenCV has them, or "rgb"
     skip_bad: bool = True,                     # of many pictures, skip those that cannot be read
-    stream: bool = False,                      # give pictures one by one too, and keep none
+    stream: bool = False,                      # give pictures one by one too, ask for one batch at a time, keep none
 ) -> PosePredictions | PoseStream:             # a stream for films and cameras
     "The people in each picture. Raises InputError for what cannot be read, ValueError for settings out of range."
     settings = Settings(conf, iou, image_size, pre_nms, post_nms, precision, batch_size).check()
@@ -370,14 +381,14 @@ def predict(
         settings = settings if Path(name).expanduser().is_file() else settings._replace(batch_size=1)
         return PoseStream(each_prediction(fused_copy(model, device, fuse), found, settings, None), name, fps)
     found = pictures(source, channel_order)
-    errors = [] if skip_bad and len(found) > 1 else None
     if stream:
-        return PoseStream(each_prediction(fused_copy(model, device, fuse), found, settings, errors), found[0].name, 0, errors)
+        name, errors = str(source) if isinstance(source, (str, os.PathLike)) else "pictures", [] if skip_bad else None
+        return PoseStream(each_prediction(fused_copy(model, device, fuse), found, settings, errors), name, 0, errors)
+    found = list(found)
+    errors = [] if skip_bad and len(found) > 1 else None
     bar = tqdm(found, desc="predict", unit="picture", disable=None if len(found) > 8 else True)
     predictions = list(each_prediction(fused_copy(model, device, fuse), bar, settings, errors))
     if errors:
-        told = f"{len(errors)} of {len(found)} pictures cannot be read; the first: {errors[0].name}: {errors[0].reason}"
-        if not predictions:
-            raise InputError(told)
-        warnings.warn(f"{told}. All are in .errors", stacklevel=3)
+        warnings.warn(f"{len(errors)} of {len(found)} pictures cannot be read; the first: {errors[0].name}: {errors[0].reason}. "
+                      f"All are in .errors", stacklevel=3)
     return PosePredictions(predictions, errors or ())

@@ -11,7 +11,6 @@ import http.client
 import os
 import re
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,11 +20,11 @@ import cv2
 import numpy as np
 
 from ..core.structures import PoseSample
-from ..data.files import ends_early
+from ..data.files import decode, ends_early
 
 # %% auto #0
 __all__ = ['PICTURES', 'FILMS', 'InputError', 'decode_image', 'eight_bits', 'from_pillow', 'from_tensor', 'as_bgr', 'fetch',
-           'missing', 'in_order', 'find_files', 'Picture', 'at_path', 'find_pictures', 'broken', 'pictures', 'is_film',
+           'missing', 'in_order', 'find_files', 'is_film', 'Picture', 'at_path', 'find_pictures', 'broken', 'pictures',
            'open_film', 'frames', 'check_target', 'write_picture']
 
 # %% ../../nbs/6_deploy/59_sources.ipynb #668ff35a
@@ -37,17 +36,16 @@ def decode_image(
     content: bytes,  # of an image file, in any format that OpenCV reads
 ) -> np.ndarray:     # (H, W, 3) uint8, BGR, upright
     "The picture in these bytes. Raises InputError for no bytes, half a file, or something else than a picture."
+    if not isinstance(content, (bytes, bytearray, memoryview)):
+        raise InputError(f"reading this gives a {type(content).__name__}, not bytes. Give a path, or open the file with mode 'rb'")
     content = bytes(content)
     if not content:
-        raise InputError("the picture is empty (0 bytes). Copy or download it again")
+        raise InputError("the picture is empty (0 bytes). Copy or download it again; an open file may need seek(0)")
     if content[:99].lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
         raise InputError("this is a web page or an SVG, not a picture of pixels. Give the address of the picture itself")
     if ends_early(content):
         raise InputError(f"the picture breaks off after {len(content)} bytes. Copy or download it again")
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    except cv2.error:
-        image = None
+    image = decode(content, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         raise InputError(f"this is not a picture that OpenCV can read, or not a whole one ({len(content)} bytes, first "
                          f"{content[:8]!r}). Save it as JPEG or PNG, or open it with Pillow and give the result")
@@ -73,14 +71,18 @@ def eight_bits(
 # %% ../../nbs/6_deploy/59_sources.ipynb #caada002
 def from_pillow(
     image: Any,      # PIL.Image.Image
-) -> np.ndarray:     # (H, W) uint16 or (H, W, 3) uint8, RGB
-    "The pixels of a Pillow image, upright. Raises InputError if its file turns out to be broken."
+) -> np.ndarray:     # (H, W) uint8 or uint16, or (H, W, 3) uint8, RGB
+    "The pixels of a Pillow image, upright. Raises InputError if its file is broken or its values fit no scale."
     from PIL import ImageOps
     try:
         image = ImageOps.exif_transpose(image)
-        return np.asarray(image).astype(np.uint16) if image.mode[0] == "I" else np.asarray(image.convert("RGB"))
+        values = np.asarray(image if image.mode[0] == "I" else image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"Pillow cannot read this picture ({error}). Copy or download it again") from error
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low < 0 or high > 65535:
+        raise InputError(f"values of mode {image.mode} must lie in 0 to 65535, but reach from {low} to {high}. Scale them to 0 to 255")
+    return values.astype(np.uint16 if high > 255 or image.mode[:2] == "I;" else np.uint8)
 
 
 def from_tensor(
@@ -104,7 +106,7 @@ def as_bgr(
         raise ValueError(f'channel_order must be "bgr" or "rgb", but is {channel_order!r}')
     if type(image).__module__.startswith("PIL."):
         image, channel_order = from_pillow(image), "rgb"
-    elif hasattr(image, "detach"):
+    elif hasattr(image, "detach") and hasattr(image, "ndim"):
         image = from_tensor(image)
     image = np.asarray(image)
     if image.ndim == 2:
@@ -197,6 +199,18 @@ def find_files(
         raise InputError(f"this pattern matches no pictures ({len(matches)} other things)")
     return sorted(found, key=in_order)
 
+# %% ../../nbs/6_deploy/59_sources.ipynb #b01ecacd
+def is_film(
+    source: Any,
+) -> bool:
+    "Whether pictures come one by one: the number of a camera, the path of a film, a live address."
+    if not isinstance(source, (str, os.PathLike)):
+        return isinstance(source, (int, np.integer)) and not isinstance(source, bool)
+    text = os.fspath(source)
+    path = text.split("?")[0] if "://" in text else text
+    return text.startswith(("rtsp://", "rtmp://", "udp://")) or (
+        path.lower().endswith(FILMS) and not glob.has_magic(path) and not os.path.isdir(path))
+
 # %% ../../nbs/6_deploy/59_sources.ipynb #93a84e86
 class Picture(NamedTuple):
     "A picture that is read when its turn comes."
@@ -209,14 +223,16 @@ class Picture(NamedTuple):
             return self.load()
         except InputError as error:
             raise InputError(f"{self.name}: {error}") from error.__cause__
-        except OSError as error:
-            raise InputError(f"{self.name}: cannot be read ({error.strerror or error})") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.name}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 def at_path(
     text: str,         # path, folder, pattern or address
 ) -> list[Picture]:
     "The pictures at a path or an address. Raises InputError if there are none; does not read them."
+    if is_film(text):
+        raise InputError("this is a film. Give it alone, not in a list: its pictures come as a stream of their own")
     if re.match("https?://", text, re.IGNORECASE):
         return [Picture(text, lambda: decode_image(fetch(text)))]
     if re.match("[a-z]{2,}://", text, re.IGNORECASE):
@@ -241,7 +257,9 @@ def find_pictures(
     elif getattr(source, "ndim", 0) == 4:
         for image in source:
             yield from find_pictures(image, channel_order)
-    elif isinstance(source, np.ndarray) or hasattr(source, "detach") or type(source).__module__.startswith("PIL."):
+    elif hasattr(source, "read"):
+        yield Picture(str(getattr(source, "name", None) or ""), lambda: decode_image(getattr(source, "buffer", source).read()))
+    elif isinstance(source, np.ndarray) or hasattr(source, "detach") and hasattr(source, "ndim") or type(source).__module__.startswith("PIL."):
         yield Picture("", lambda: as_bgr(source, channel_order))
     elif isinstance(source, (list, tuple, Iterator)):
         for part in source:
@@ -250,7 +268,7 @@ def find_pictures(
         yield Picture("", broken(InputError("None is no picture. cv2.imread gives it for a missing file: give the path itself")))
     else:
         yield Picture("", broken(InputError(f"a {type(source).__name__} is no picture. Give a path, folder, address, "
-                                            f"bytes, array, tensor, Pillow image, or a list of them")))
+                                            f"bytes, open file, array, tensor, Pillow image, or a list of them")))
 
 
 def broken(error: InputError) -> Callable:
@@ -260,46 +278,35 @@ def broken(error: InputError) -> Callable:
 
 # %% ../../nbs/6_deploy/59_sources.ipynb #f1b8d916
 def pictures(
-    source: Any,                 # path, folder, pattern, address, bytes, array, tensor, Pillow image, sample; or a list
+    source: Any,                 # path, folder, pattern, address, bytes, open file, array, tensor, Pillow image, sample; or a
+                                 # list or a generator of them
     channel_order: str = "bgr",  # of arrays and tensors: "bgr" or "rgb"
-) -> list[Picture]:              # at least one, each with a name
-    "All pictures of a source, unread. Raises InputError for an empty list."
+) -> Iterator[Picture]:          # at least one, each with a name
+    "The pictures of a source, unread, found when asked for. Raises InputError if there are none."
     if channel_order not in ("bgr", "rgb"):
         raise ValueError(f'channel_order must be "bgr" or "rgb", but is {channel_order!r}')
-    found = [picture if picture.name else picture._replace(name=f"image_{n}")
-             for n, picture in enumerate(find_pictures(source, channel_order))]
-    if not found:
+    number = -1
+    for number, picture in enumerate(find_pictures(source, channel_order)):
+        yield picture if picture.name else picture._replace(name=f"image_{number}")
+    if number < 0:
         raise InputError("the list of pictures is empty. Give at least one")
-    return found
-
-# %% ../../nbs/6_deploy/59_sources.ipynb #fcedf424
-def is_film(
-    source: Any,
-) -> bool:
-    "Whether pictures come one by one: the number of a camera, the path of a film, a live address."
-    if isinstance(source, (int, np.integer)) and not isinstance(source, bool):
-        return True
-    if not isinstance(source, (str, os.PathLike)):
-        return False
-    text = os.fspath(source)
-    path = text.split("?")[0] if "://" in text else text
-    return text.startswith(("rtsp://", "rtmp://", "udp://")) or (
-        path.lower().endswith(FILMS) and not glob.has_magic(path) and not os.path.isdir(path))
 
 # %% ../../nbs/6_deploy/59_sources.ipynb #6ea82675
 def open_film(
     source: int | str | os.PathLike,  # number of a camera, path, or address
     name: str,                        # for messages and results
+    timeout: float = 10.,             # longest wait for an address, s
 ) -> tuple[Iterator[Picture], float]:  # its pictures, and how many come in a second; 0 if it does not say
     "The film, opened. Raises InputError if it does not exist or cannot be read."
-    way = "Is it connected, free, and allowed? Cameras count from 0"
-    if not isinstance(source, (int, np.integer)):
-        source, way = os.fspath(source), "Is it a whole film? Copy it again, or turn it into MP4"
-        if "://" not in source:
-            source = str(Path(source).expanduser())
-            if not os.path.isfile(source):
-                raise InputError(f"{name}: {missing(Path(source))}")
-    capture = cv2.VideoCapture(source)
+    way, how = "Is it connected, free, and allowed? Cameras count from 0", ()
+    if not isinstance(source, (int, np.integer)) and "://" in os.fspath(source):
+        way = "Does the host answer? Download it and give its path"
+        how = cv2.CAP_FFMPEG, [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(1000 * timeout)]
+    elif not isinstance(source, (int, np.integer)):
+        source, way = str(Path(source).expanduser()), "Is it a whole film? Copy it again, or turn it into MP4"
+        if not os.path.isfile(source):
+            raise InputError(f"{name}: {missing(Path(source))}")
+    capture = cv2.VideoCapture(source, *how)
     if not capture.isOpened():
         raise InputError(f"{name}: OpenCV cannot open this. {way}")
     return frames(capture, name), capture.get(cv2.CAP_PROP_FPS)
@@ -329,7 +336,7 @@ def check_target(
     source: str,   # where the pictures came from
 ) -> None:
     "Raises OSError if writing would destroy the source."
-    if path.exists() and Path(source).exists() and path.samefile(source):
+    if os.path.exists(source) and path.exists() and path.samefile(source):
         raise OSError(f"{path}: cannot write here, this is the original. Choose another folder or name")
 
 
