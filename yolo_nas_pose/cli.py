@@ -109,7 +109,7 @@ def train(
 @app.command()
 def validate(
     model: Annotated[str, typer.Argument(help="Checkpoint, or name of a variant.")],
-    data: Annotated[str, typer.Argument(help='Folder in COCO format, "toy" or "toy_animals".')] = "toy",
+    data: Annotated[str, typer.Argument(help='Folder or label file (COCO, YOLO pose, CVAT, Label Studio), "toy" or "toy_animals".')] = "toy",
     split: Annotated[str, typer.Option(help="Part of the folder.")] = "val",
     weights: Weights = None,
     size: Size = 640,
@@ -119,13 +119,13 @@ def validate(
 ) -> None:
     "Measures a model on labelled images."
     from yolo_nas_pose.core.toy import ToyScenes
-    from yolo_nas_pose.data.coco import CocoPoses
+    from yolo_nas_pose.data.coco import open_data
     from yolo_nas_pose.metric.report import summary_table
     from yolo_nas_pose.training.evaluate import evaluate
     network = read_model(model, weights)
     toys = {"toy": "people", "toy_animals": "animals"}
     samples = (ToyScenes(images, size, seed=7, kind=toys[data]) if data in toys
-               else CocoPoses.from_folder(data, split, network.skeleton))
+               else open_data(data, split, network.skeleton, hold_out=.1))
     print(summary_table(evaluate(network.fuse(), samples, size, batch_size, per_joint=per_joint)))
 
 # %% ../nbs/80_cli.ipynb #20de19c3

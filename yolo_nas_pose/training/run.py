@@ -19,7 +19,7 @@ from torch import nn
 
 from ..core.skeleton import Skeleton, get_skeleton
 from ..core.toy import ToyScenes
-from ..data.coco import CocoPoses
+from ..data.coco import open_data
 from ..data.loader import PoseLoader, make_loader
 from ..data.transforms import ColourJitter, TrainTransform
 from ..loss.pose_loss import PoseLoss
@@ -35,13 +35,14 @@ __all__ = ['build_data', 'build_transform', 'build_loss', 'Run', 'start_run', 's
 def build_data(
     recipe: Recipe,            # checked
 ) -> tuple[Sequence, Sequence]:  # train and validation samples, with `skeleton` and `ground_truth()`
-    "The labelled images of a recipe. Raises DataError where a folder is not in COCO format."
+    "The labelled images of a recipe. Raises DataError where the data set is of no known format."
     kinds = {"toy": "people", "toy_animals": "animals"}
     if recipe.data in kinds:
         return (ToyScenes(recipe.train_scenes, recipe.image_size, seed=1000 + recipe.seed, kind=kinds[recipe.data]),
                 ToyScenes(recipe.val_scenes, recipe.image_size, seed=7, kind=kinds[recipe.data]))
     skeleton = get_skeleton(recipe.skeleton) if recipe.skeleton else None
-    return tuple(CocoPoses.from_folder(recipe.data, split, skeleton) for split in ("train", "val"))
+    train = open_data(recipe.data, "train", skeleton, hold_out=.1)
+    return train, open_data(recipe.data, "val", train.skeleton, hold_out=.1)
 
 
 def build_transform(
