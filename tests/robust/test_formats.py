@@ -375,3 +375,29 @@ def test_a_full_disk_stops_copies_and_not_the_run(tmp_path, monkeypatch):
     assert cached[-1].image_id == 3
     with pytest.raises(IndexError):
         cached[3]
+
+
+# --- workers ------------------------------------------------------------------------------------------------------
+
+def look(data, answers):
+    "In a worker: what arrived there."
+    answers.put((type(data.labels.joints).__name__, data.labels.joints.sum(), data[0].image.shape, len(data.content()["images"]), data.folder))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_workers_that_start_afresh_share_the_arrays(tmp_path, inside):
+    import multiprocessing
+    import os
+    write_toy(tmp_path, train=3, val=1, size=64)
+    data = open_data(tmp_path, "train")
+    data = CocoPoses(data.content(), data.images) if inside else data
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    worker = context.Process(target=look, args=(data, answers))
+    worker.start()
+    kind, total, shape, images, folder = answers.get(timeout=300)
+    worker.join()
+    assert (kind, shape, images, folder) == ("memmap", (64, 64, 3), 3, data.folder) and total == data.labels.joints.sum()
+    assert os.path.isdir(folder) and isinstance(data.labels.joints, np.ndarray) and not isinstance(data.labels.joints, np.memmap)
+    del data
+    assert not os.path.isdir(folder)
