@@ -122,7 +122,7 @@ def image_ids(
     labels: Path,       # a label file in COCO format
 ) -> dict[str, int]:    # image ids by file name
     "Image ids of a label file. Raises DataError if it is none."
-    from yolo_nas_pose.data.coco import read_labels
+    from yolo_nas_pose.data.files import read_labels
     return {Path(image["file_name"]).name: image["id"] for image in read_labels(labels)[0]["images"]}
 
 
