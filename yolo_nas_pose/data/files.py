@@ -154,7 +154,7 @@ def find_coco(
     missing = [split for split in need if split not in found] or ([] if found else ["any split"])
     if missing:
         have = ", ".join(f"{split} ({part.annotations.name})" for split, part in found.items()) or "no labels"
-        state = f"found {have}. {'; '.join(notes)}" if folder.is_dir() else "there is no such folder"
+        state = "; ".join([f"found {have}", *notes]) if folder.is_dir() else "there is no such folder"
         raise DataError(f"{folder}: no labels for {' and '.join(missing)}; {state}. Looked for {', '.join(LABEL_FILES)} "
                         f"with train, val or test in the name, and for the images in images/ or beside the labels.")
     return found

@@ -5,6 +5,7 @@
 # %% ../../nbs/1_data/07_images.ipynb #e2f9d7cf
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 
 # %% auto #0
-__all__ = ['DataError', 'decode', 'ends_early', 'read_image', 'orientation_of', 'jpeg_size', 'image_size', 'read_runs',
+__all__ = ['MARK', 'DataError', 'decode', 'ends_early', 'read_image', 'orientation_of', 'jpeg_size', 'image_size', 'read_runs',
            'runs_mask', 'outline_extent']
 
 # %% ../../nbs/1_data/07_images.ipynb #468cf63b
@@ -39,8 +40,18 @@ def ends_early(
 ) -> bool:
     "Whether the end mark of a JPEG or PNG is missing. Some decoders fill the rest with grey and say nothing."
     if content.startswith(b"\xff\xd8"):
-        return content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
+        place = 2
+        while found := MARK.search(content, place):
+            kind, place = found[1][0], found.end()
+            if kind == 0xd9:
+                return False
+            if kind not in (0x01, 0xd8):  # these two stand alone, others state the length of their content
+                place += int.from_bytes(content[place:place + 2], "big")
+        return True
     return content.startswith(b"\x89PNG") and b"IEND" not in content
+
+
+MARK = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # of a JPEG, without those that occur within pixels
 
 # %% ../../nbs/1_data/07_images.ipynb #65f63977
 def read_image(
