@@ -185,7 +185,7 @@ def test_truncated_image(tmp_path, kind, share):
     complaint(file, lambda: read_image(file), "Copy it again")
 
 
-@pytest.mark.parametrize("content, words", [(b"", "is empty (0 bytes)"), (b"<html>404</html>", "is no image"), (b"\xff\xd8\xff", "is no image")])
+@pytest.mark.parametrize("content, words", [(b"", "is empty (0 bytes)"), (b"<html>404</html>", "is no image"), (b"\xff\xd8\xff", "ends too early")])
 def test_image_that_is_none(tmp_path, content, words):
     (tmp_path / "odd.jpg").write_bytes(content)
     complaint(tmp_path / "odd.jpg", lambda: read_image(tmp_path / "odd.jpg"), words, "remove it from the labels")
