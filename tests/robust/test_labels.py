@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 from yolo_nas_pose.core.skeleton import COCO17, SKELETONS, infer_mirror_pairs
 from yolo_nas_pose.core.toy import ToyScenes, write_toy
 from yolo_nas_pose.data.coco import CocoPoses
-from yolo_nas_pose.data.files import DataError, decode, find_coco, read_image
+from yolo_nas_pose.data.files import find_coco
+from yolo_nas_pose.data.images import DataError, decode, read_image
 from yolo_nas_pose.data.loader import make_loader
 
 
