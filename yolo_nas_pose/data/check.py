@@ -276,7 +276,7 @@ def box_faults(
         *marked(raw, plain & ~zero & ~raw.crowd & ((ratio > 1.5) | (ratio < .01)), "area_odd", "warning", "the area does not fit the box",
                  "It must be in px^2 of the image: how strictly joints are judged depends on it.",
                 lambda n: f"area {raw.areas[n]:.4g}, {box(n)}"),
-        *marked(raw, np.isnan(raw.boxes).any(-1) & ~raw.seen.any(1), "nothing", "warning", "neither a box nor a labelled joint",
+        *marked(raw, np.isnan(raw.boxes).any(-1) & (raw.joints[..., 2] == 0).all(1), "nothing", "warning", "neither a box nor a labelled joint",
                  "They are left out. Remove these records.")]
 
 # %% ../../nbs/1_data/11_check.ipynb #552c875d
@@ -310,7 +310,7 @@ def flag_faults(
                 lambda n: f"{raw.counts[n]:g} stated, {(flags[n] > 0).sum()} labelled"),
         *find("joint_never", "warning", f"{raw.skeleton.num_joints} joints", [joint for joint, no in zip(raw.skeleton.joints, never) if no],
               "nobody has it labelled", "It will not be learnt. Label it, or use a skeleton without it."),
-        *marked(raw, people & ~raw.seen.any(1) & raw.seen.any(), "no_joints", "note", "no joint is labelled",
+        *marked(raw, people & read.all(1) & ~raw.seen.any(1) & raw.seen.any(), "no_joints", "note", "no joint is labelled",
                  "They teach neither joints nor, by default, that nobody is there."),
         *([] if raw.seen.any() else [Finding("no_positives", "error", len(people), f"none of {len(people)} people has a labelled joint",
                                              "There is nothing to learn. Export keypoints with their visibility; are these labels of boxes alone?", ())])]
