@@ -12,6 +12,8 @@ _HOME = {
     **dict.fromkeys(["toy_scene", "ToyScenes", "write_toy"], "core.toy"),
     **dict.fromkeys(["DataError", "find_coco", "read_image"], "data.files"),
     "CocoPoses": "data.coco",
+    **dict.fromkeys(["estimate_sigmas", "suggest_sigmas"], "data.anatomy"),
+    "check_data": "data.doctor",
     "TrainTransform": "data.transforms",
     **dict.fromkeys(["make_loader", "to_input"], "data.loader"),
     **dict.fromkeys(["YoloNASPose", "VARIANTS"], "model.network"),

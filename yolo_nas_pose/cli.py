@@ -16,7 +16,7 @@ import yaml
 
 # %% auto #0
 __all__ = ['app', 'Model', 'Weights', 'Size', 'Conf', 'Iou', 'main', 'read_model', 'predict', 'read_changes', 'train', 'validate',
-           'models', 'recipe', 'demo']
+           'check_data', 'models', 'recipe', 'demo']
 
 # %% ../nbs/80_cli.ipynb #3295590c
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -127,6 +127,24 @@ def validate(
     samples = (ToyScenes(images, size, seed=7, kind=toys[data]) if data in toys
                else CocoPoses.from_folder(data, split, network.skeleton))
     print(summary_table(evaluate(network.fuse(), samples, size, batch_size, per_joint=per_joint)))
+
+# %% ../nbs/80_cli.ipynb #10f45c9d
+@app.command()
+def check_data(
+    data: Annotated[Path, typer.Argument(help="Folder in COCO format.")],
+    size: Size = 640,
+    skeleton: Annotated[Optional[str], typer.Option(help="What the joints should be, such as coco17; none takes the file's own.")] = None,
+    images: Annotated[int, typer.Option(help="Images to open in each split.")] = 2000,
+    out: Annotated[Optional[Path], typer.Option(help="Also write a page of pictures to this HTML file.")] = None,
+) -> None:
+    "Finds what is wrong with labelled images."
+    from yolo_nas_pose.data.doctor import check_data as check
+    checkup = check(data, skeleton, size, out, most_images=images)
+    print(checkup)
+    if out is not None:
+        print(f"pictures in {out}")
+    if checkup.count("error"):
+        raise typer.Exit(1)
 
 # %% ../nbs/80_cli.ipynb #20de19c3
 @app.command()

@@ -121,7 +121,7 @@ def repeated(
 ) -> np.ndarray:     # (R, 2) rows of people
     "Pairs of annotations that seem to be of one person: boxes overlap by 0.9, or all joints agree within a hundredth of the size."
     pairs = pairs_in_image(raw.rows)
-    pairs = pairs[~raw.crowd[pairs].any(1)]
+    pairs = pairs[~(raw.crowd | np.logical_or(*in_shares(raw)))[pairs].any(1)]
     (a, b), low, high = pairs.T, raw.boxes[:, :2], raw.boxes[:, :2] + raw.boxes[:, 2:]
     shared = (np.minimum(high[a], high[b]) - np.maximum(low[a], low[b])).clip(0).prod(-1)
     area = raw.boxes[:, 2:].prod(-1)
@@ -209,12 +209,12 @@ def cells_inside(
 def person_cells(
     raw: RawLabels,   # the labels
     image_size: int,  # side of the input, px
-) -> tuple[np.ndarray, np.ndarray]:  # (M, 3) cells of strides 8, 16, 32; (M,) bool, who has a box and a labelled joint
+) -> tuple[np.ndarray, np.ndarray]:  # (M, 3) cells of strides 8, 16, 32; (M,) bool, who has a labelled joint and a box in the image
     "How many cells may answer for each person when the image is scaled to the input."
     factor = image_size / raw.frame.max(1, initial=0)[:, None]
     low, high = raw.boxes[:, :2], (raw.boxes[:, :2] + raw.boxes[:, 2:]).clip(max=raw.frame)
     boxes = np.concatenate([low.clip(0), high], 1) * factor
-    counts = raw.seen.any(1) & np.isfinite(boxes).all(1) & ~np.logical_or(*in_shares(raw))
+    counts = raw.seen.any(1) & (boxes[:, 2:] > boxes[:, :2]).all(1) & ~np.logical_or(*in_shares(raw))
     return cells_inside(np.where(counts[:, None], boxes, 0), image_size), counts
 
 

@@ -89,18 +89,20 @@ def bars(
 def histogram(
     values: np.ndarray,      # numbers; those that are not finite are left out
     edges: Sequence[float],  # of the ranges; the last range has no end
+    whole: bool = False,     # True: the values are whole numbers
 ) -> str:                    # HTML
     "How many values lie in each range, as bars."
     values = np.asarray(values, np.float64)
     counts = np.histogram(values[np.isfinite(values)], [*edges, np.inf])[0]
-    labels = [f"{low:g} to {high:g}" for low, high in zip(edges, edges[1:])] + [f"{edges[-1]:g} and more"]
+    lasts = [high - whole for high in edges[1:]]
+    labels = [f"{low:g} to {last:g}" if last > low else f"{low:g}" for low, last in zip(edges, lasts)] + [f"{edges[-1]:g} and more"]
     return bars(zip(labels, counts[:, None]))
 
 # %% ../../nbs/1_data/16_chart.ipynb #c154bd83
 def heat_maps(
     raw: RawLabels,   # the labels
     cells: int = 24,  # of a map along one side
-    side: int = 72,   # of the picture, px
+    side: int = 96,   # of the picture, px
 ) -> list[np.ndarray]:  # K of (side, side, 3) uint8, BGR
     "Where each joint lies in the box of its person, with the edge of the box in white."
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -109,8 +111,8 @@ def heat_maps(
     pictures = []
     for k in range(raw.skeleton.num_joints):
         heat = np.histogram2d(*place[good[:, k], k][:, ::-1].T, bins=(edges, edges))[0]
-        grey = (255 * np.sqrt(heat / max(heat.max(), 1))).astype(np.uint8)
-        picture = cv2.applyColorMap(cv2.resize(grey, (side, side), interpolation=cv2.INTER_NEAREST), cv2.COLORMAP_CIVIDIS)
+        smooth = np.sqrt(cv2.GaussianBlur(cv2.resize(heat, (side, side), interpolation=cv2.INTER_LINEAR), (0, 0), side / cells))
+        picture = cv2.applyColorMap((255 * smooth / max(smooth.max(), 1e-9)).astype(np.uint8), cv2.COLORMAP_CIVIDIS)
         cv2.rectangle(picture, (side // 6,) * 2, (side - side // 6,) * 2, (255, 255, 255), 1)
         pictures.append(picture)
     return pictures
@@ -121,13 +123,14 @@ def choose_images(
     count: int = 8,  # images
 ) -> list[tuple[int, str]]:  # row of the image, faults that name it
     "Images worth a look: up to half of them named by findings, the others spread over those with people."
+    there = [(part.folder / file).is_file() for file in part.raw.files]
     named = {}
     for level in ("error", "warning"):
         for one in part.findings:
-            for row in one.images if one.level == level else ():
+            for row in [row for row in one.images if one.level == level and there[row]]:
                 named.setdefault(row, []).append(one.fault)
     chosen = {row: ", ".join(dict.fromkeys(named[row])) for row in list(named)[:count // 2]}
-    others = [row for row in np.unique(part.raw.rows).tolist() if row not in chosen]
+    others = [row for row in np.unique(part.raw.rows).tolist() if row not in chosen and there[row]]
     for n in np.linspace(0, len(others) - 1, min(len(others), count - len(chosen))).round().astype(int):
         chosen[others[n]] = ""
     return list(chosen.items())
@@ -179,7 +182,7 @@ def distributions(
     reach += [("any", (inside.sum(1) > 0).sum()), ("13 or more cells", (inside.sum(1) >= 13).sum())]
     visible = [(f"{k} {name}", [(flags[:, k] == flag).sum() for flag in (2, 1, 0)]) for k, name in enumerate(raw.skeleton.joints)]
     return f"""<div class="two"><div><h3>Joints, over all people</h3>{bars(visible, ("visible", "hidden", "not labelled"))}</div><div>
-<h3>People per image</h3>{histogram(people, [0, 1, 2, 3, 5, 9, 17])}
+<h3>People per image</h3>{histogram(people, [0, 1, 2, 3, 5, 9, 17], whole=True)}
 <h3>Size of people: root of the box at {image_size} px input</h3>{histogram(side[~raw.crowd], [0, 8, 16, 32, 64, 128, 256])}
 <h3>People with a cell centre inside their box</h3>{bars((f"{label} ({count / counts:.0%})", [count]) for label, count in reach)}
 <p>Of {cells[1].sum()} people with a labelled joint, at {image_size} px input. Only a cell whose centre lies inside can learn a person;
@@ -221,7 +224,7 @@ table{border-collapse:collapse}td,th{padding:.3em .7em;text-align:left;vertical-
 .bar b{width:13em;font-weight:400;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}.bar span{flex:1;display:flex}.bar i{height:.9em}
 .bar em{width:8em;padding-left:.6em;color:#666;font-style:normal}.legend i{display:inline-block;width:.8em;height:.8em;margin:0 .4em 0 .8em}
 .two{display:grid;grid-template-columns:1fr 1fr;gap:2.5em}.images,.maps{display:flex;flex-wrap:wrap;gap:12px;align-items:flex-start}figure{margin:0}
-.images figure{width:280px}.images img{max-width:280px;max-height:280px}.maps figure{width:84px}figcaption{font-size:12px;color:#555;overflow-wrap:anywhere}
+.images figure{width:280px}.images img{max-width:280px;max-height:280px}.maps figure{width:96px}figcaption{font-size:11px;color:#555;overflow-wrap:anywhere}
 pre{background:#f4f4f4;padding:.6em;white-space:pre-wrap}@media(max-width:800px){.two{grid-template-columns:1fr}}"""
 
 

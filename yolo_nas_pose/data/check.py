@@ -71,8 +71,8 @@ class RawLabels(NamedTuple):
 
     @property
     def seen(self) -> np.ndarray:  # (M, K) bool
-        "Which joints are labelled, and at a place."
-        return (self.joints[..., 2] > 0) & np.isfinite(self.joints).all(-1) & ~self.crowd[:, None]
+        "Which joints are labelled, and at a place; (0, 0) is none."
+        return (self.joints[..., 2] > 0) & np.isfinite(self.joints).all(-1) & (self.joints[..., :2] != 0).any(-1) & ~self.crowd[:, None]
 
     @property
     def frame(self) -> np.ndarray:  # (M, 2)
@@ -92,8 +92,11 @@ def as_array(
     table, wrong = np.full((len(values), width), np.nan), np.zeros(len(values), bool)
     fit = [n for n, v in enumerate(values) if isinstance(v, (list, tuple)) and len(v) == width]
     wrong[[n for n, v in enumerate(values) if not (v is None or isinstance(v, (list, tuple)) and len(v) in (0, width))]] = True
-    whole = np.array([values[n] for n in fit]) if fit else np.zeros((0, width))
-    if whole.dtype.kind in "iuf":
+    try:
+        whole = np.array([values[n] for n in fit]) if fit else np.zeros((0, width))
+    except ValueError:  # lists within lists
+        whole = np.array("")
+    if whole.ndim == 2 and whole.dtype.kind in "iuf":
         table[fit] = whole
         return table, wrong
     for n in fit:
@@ -118,8 +121,9 @@ def best_skeleton(
                 reading = choose_skeleton(data["categories"], choice, name)
             return reading, findings + [Finding("joint_names", "warning", 1, str(one.message), "Check the names and links of the category.", ())
                                         for one in said]
-        except ValueError as error:
-            findings.append(Finding("skeleton", "error", 1, str(error).removeprefix(f"{name}: ").rstrip("."),
+        except (ValueError, TypeError, KeyError) as error:
+            words = str(error).removeprefix(f"{name}: ").rstrip(".") if isinstance(error, ValueError) else f"a category holds no names of joints ({error})"
+            findings.append(Finding("skeleton", "error", 1, words,
                                     "Nothing can be trained until file and skeleton agree.", ()))
     lengths = Counter(len(one["keypoints"]) for one in data["annotations"] if isinstance(one, dict) and isinstance(one.get("keypoints"), list))
     joints = max((lengths or Counter([3])).most_common(1)[0][0] // 3, 1)
@@ -321,8 +325,7 @@ def place_faults(
 ) -> list[Finding]:
     "What is wrong with the places of joints."
     shares, points, seen = in_shares(raw)[1], raw.joints[..., :2], raw.seen
-    origin = (points == 0).all(-1)
-    out = seen & ~origin & ((points < -1) | (points > raw.frame[:, None] + 1)).any(-1)
+    out = seen & ((points < -1) | (points > raw.frame[:, None] + 1)).any(-1)
     good = ~shares & ~as_corners(raw) & ~in_shares(raw)[0] & (raw.boxes[:, 2:] > 0).all(-1)
     inside = joints_inside(raw, np.concatenate([raw.boxes[:, :2], raw.boxes[:, :2] + raw.boxes[:, 2:]], -1))
     some = seen.sum(1) >= 3

@@ -14,12 +14,14 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 
 from ..core.skeleton import Skeleton, get_skeleton
 from ..core.toy import ToyScenes
 from ..data.coco import CocoPoses
+from ..data.doctor import check_data
+from ..data.files import DataError
 from ..data.loader import PoseLoader, make_loader
 from ..data.transforms import ColourJitter, TrainTransform
 from ..loss.pose_loss import PoseLoss
@@ -29,7 +31,7 @@ from .optim import WeightAverage, learning_rate, parameter_groups
 from .recipe import Recipe, RecipeError
 
 # %% auto #0
-__all__ = ['build_data', 'build_transform', 'build_loss', 'Run', 'start_run', 'save_state', 'load_state']
+__all__ = ['build_data', 'build_transform', 'build_loss', 'examine_data', 'Run', 'start_run', 'save_state', 'load_state']
 
 # %% ../../nbs/5_training/53_run.ipynb #5129a876
 def build_data(
@@ -62,6 +64,27 @@ def build_loss(
              "pose_cls_weight", "pose_reg_weight", "rescale_pose_by_score", "assign_by_oks", "claimants_only", "ignore_unlabelled",
              "average_over_ranks")
     return PoseLoss(skeleton.sigmas, **{name: getattr(recipe, name) for name in names})
+
+# %% ../../nbs/5_training/53_run.ipynb #508771f6
+def examine_data(
+    recipe: Recipe,            # checked
+    folder: Path,              # of the run; gets data.html
+    accelerator: Accelerator,  # its main process looks
+) -> None:
+    "Prints what may be wrong with the labels of a recipe. Raises DataError with all errors, in every process."
+    words, page = None, folder / "data.html"
+    if accelerator.is_main_process:
+        try:
+            checkup = check_data(recipe.data, recipe.skeleton, recipe.image_size, page, splits=("train", "val"))
+            for split, one in checkup.findings:
+                if one.level == "warning":
+                    print(f"{split}: {one}")
+            checkup.stop()
+        except DataError as error:
+            words = f"{error}\n" + (f"Pictures: {page}. " if page.exists() else "") + "To train all the same: check_data: false."
+    words = broadcast_object_list([words])[0]
+    if words:
+        raise DataError(words)
 
 # %% ../../nbs/5_training/53_run.ipynb #689d3307
 @dataclass
@@ -115,6 +138,8 @@ def start_run(
     AcceleratorState._reset_state()  # a run before this one in the same program may have had another precision
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(), step_scheduler_with_optimizer=False)
     set_seed(recipe.seed)
+    if recipe.check_data and data is None and not recipe.data.startswith("toy") and not (folder / "state.pt").exists():
+        examine_data(recipe, folder, accelerator)
     train_set, val = data or build_data(recipe)
     skeleton = train_set.skeleton
     if model is None:
@@ -156,7 +181,7 @@ def load_state(
         raise FileNotFoundError(f"{path}: there is no saved state to resume from. Start without resume, or give the folder of the run.")
     state = torch.load(path, map_location="cpu", weights_only=True)
     saved, now = json.loads(state["recipe"]), json.loads(run.recipe.model_dump_json())
-    free = {"workers", "log_every", "save_every", "tensorboard", "description", "val_batch_size"}
+    free = {"workers", "log_every", "save_every", "tensorboard", "description", "val_batch_size", "check_data"}
     changed = [key for key in now if now[key] != saved.get(key) and key not in free]
     if changed:
         raise RecipeError(f"{path} belongs to a run with other values of {', '.join(changed)}. Resume with the recipe in "
