@@ -265,7 +265,7 @@ def test_every_message_is_its_own(original, content):
 def test_all_of_them_at_once(original, content):
     "One fault does not end the examination: several are found in one go, as no reader that stops could."
     spoilt = copy.deepcopy(content)
-    chosen = ["image_record", "annotation_record", "file_twice", "joint_count", "annotation_id_twice"]
+    chosen = ["image_record", "file_twice", "joint_count", "annotation_id_twice", "annotation_record"]
     for fault in chosen:
         LABELS[fault][1](spoilt)
     assert set(chosen) <= set(examined(spoilt, original)[0])

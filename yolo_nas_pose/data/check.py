@@ -122,7 +122,8 @@ def best_skeleton(
             return reading, findings + [Finding("joint_names", "warning", 1, str(one.message), "Check the names and links of the category.", ())
                                         for one in said]
         except (ValueError, TypeError, KeyError) as error:
-            words = str(error).removeprefix(f"{name}: ").rstrip(".") if isinstance(error, ValueError) else f"a category holds no names of joints ({error})"
+            words = str(error) if isinstance(error, ValueError) else f"a category holds no names of joints ({error})"
+            words = words.removeprefix(f"{name}: ").rstrip(".")
             findings.append(Finding("skeleton", "error", 1, words,
                                     "Nothing can be trained until file and skeleton agree.", ()))
     lengths = Counter(len(one["keypoints"]) for one in data["annotations"] if isinstance(one, dict) and isinstance(one.get("keypoints"), list))
