@@ -13,6 +13,8 @@ _HOME = {
     **dict.fromkeys(["DataError", "read_image", "image_size"], "data.images"),
     **dict.fromkeys(["find_data", "find_coco"], "data.files"),
     **dict.fromkeys(["CocoPoses", "open_data"], "data.coco"),
+    **dict.fromkeys(["estimate_sigmas", "suggest_sigmas"], "data.anatomy"),
+    "check_data": "data.doctor",
     "TrainTransform": "data.transforms",
     **dict.fromkeys(["make_loader", "to_input"], "data.loader"),
     **dict.fromkeys(["YoloNASPose", "VARIANTS"], "model.network"),

@@ -17,7 +17,7 @@ import yaml
 
 # %% auto #0
 __all__ = ['app', 'Model', 'Weights', 'Size', 'Conf', 'Iou', 'main', 'read_model', 'predict', 'predict_pictures', 'predict_film',
-           'image_ids', 'write_json', 'read_changes', 'train', 'validate', 'models', 'recipe', 'demo']
+           'image_ids', 'write_json', 'read_changes', 'train', 'validate', 'check_data', 'models', 'recipe', 'demo']
 
 # %% ../nbs/80_cli.ipynb #3295590c
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -122,7 +122,7 @@ def image_ids(
     labels: Path,       # a label file in COCO format
 ) -> dict[str, int]:    # image ids by file name
     "Image ids of a label file. Raises DataError if it is none."
-    from yolo_nas_pose.data.coco import read_labels
+    from yolo_nas_pose.data.files import read_labels
     return {Path(image["file_name"]).name: image["id"] for image in read_labels(labels)[0]["images"]}
 
 
@@ -168,7 +168,7 @@ def train(
 @app.command()
 def validate(
     model: Annotated[str, typer.Argument(help="Checkpoint, or name of a variant.")],
-    data: Annotated[str, typer.Argument(help='Folder in COCO format, "toy" or "toy_animals".')] = "toy",
+    data: Annotated[str, typer.Argument(help='Folder or label file (COCO, YOLO pose, CVAT, Label Studio), "toy" or "toy_animals".')] = "toy",
     split: Annotated[str, typer.Option(help="Part of the folder.")] = "val",
     weights: Weights = None,
     size: Size = 640,
@@ -180,13 +180,13 @@ def validate(
 ) -> None:
     "Measures a model on labelled images."
     from yolo_nas_pose.core.toy import ToyScenes
-    from yolo_nas_pose.data.coco import CocoPoses
+    from yolo_nas_pose.data.coco import open_data
     from yolo_nas_pose.metric.report import summary_table
     from yolo_nas_pose.training.evaluate import evaluate
     network = read_model(model, weights)
     toys = {"toy": "people", "toy_animals": "animals"}
     samples = (ToyScenes(images, size, seed=7, kind=toys[data]) if data in toys
-               else CocoPoses.from_folder(data, split, network.skeleton))
+               else open_data(data, split, network.skeleton, hold_out=.1))
     metrics = evaluate(network.fuse(), samples, size, batch_size, per_joint=per_joint, results_file=results, report=report)
     joints = metrics.pop("joints", {})
     print(summary_table(metrics))
@@ -194,6 +194,24 @@ def validate(
         print(summary_table({"AP of the joint alone": joints}))
     for path in filter(None, (results, report and report / "report.html")):
         print(f"written: {path}")
+
+# %% ../nbs/80_cli.ipynb #10f45c9d
+@app.command()
+def check_data(
+    data: Annotated[Path, typer.Argument(help="Folder in COCO format.")],
+    size: Size = 640,
+    skeleton: Annotated[Optional[str], typer.Option(help="What the joints should be, such as coco17; none takes the file's own.")] = None,
+    images: Annotated[int, typer.Option(help="Images to open in each split.")] = 2000,
+    out: Annotated[Optional[Path], typer.Option(help="Also write a page of pictures to this HTML file.")] = None,
+) -> None:
+    "Finds what is wrong with labelled images."
+    from yolo_nas_pose.data.doctor import check_data as check
+    checkup = check(data, skeleton, size, out, most_images=images)
+    print(checkup)
+    if out is not None:
+        print(f"pictures in {out}")
+    if checkup.count("error"):
+        raise typer.Exit(1)
 
 # %% ../nbs/80_cli.ipynb #20de19c3
 @app.command()

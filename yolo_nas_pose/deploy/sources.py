@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from ..core.structures import PoseSample
-from ..data.files import decode, ends_early
+from ..data.images import decode, ends_early
 
 # %% auto #0
 __all__ = ['PICTURES', 'FILMS', 'InputError', 'decode_image', 'eight_bits', 'from_pillow', 'from_tensor', 'as_bgr', 'fetch',

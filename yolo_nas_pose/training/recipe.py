@@ -33,7 +33,8 @@ class ModelKeys(BaseModel):
 # %% ../../nbs/5_training/50_recipe.ipynb #08386831
 class DataKeys(BaseModel):
     "What it learns from, and how images are changed on the way."
-    data: str = "toy"                       # "toy", "toy_animals", or a folder in COCO format
+    data: str = "toy"                       # "toy", "toy_animals", or a folder or label file of any known format
+    check_data: bool = True                 # look for faults before the first step, and stop at errors; folders only
     train_scenes: PositiveInt = 20_000      # toy only: scenes of an epoch
     val_scenes: PositiveInt = 200           # toy only
     image_size: int = Field(640, ge=32, multiple_of=32)  # side of the input, px

@@ -16,13 +16,15 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import nn
 
 from ..core.skeleton import Skeleton, get_skeleton
 from ..core.toy import ToyScenes
 from ..data.broken import Tolerant
-from ..data.coco import CocoPoses
+from ..data.coco import open_data
+from ..data.doctor import check_data
+from ..data.files import DataError
 from ..data.loader import PoseLoader, make_loader
 from ..data.transforms import ColourJitter, TrainTransform
 from ..loss.pose_loss import PoseLoss
@@ -33,20 +35,24 @@ from .optim import Accumulation, WeightAverage, learning_rate, parameter_groups,
 from .recipe import Recipe, RecipeError
 
 # %% auto #0
-__all__ = ['STATE', 'build_data', 'build_model', 'build_transform', 'build_loss', 'Run', 'make_accelerator', 'choose_batch_size',
-           'start_run', 'write_whole', 'save_state', 'saved_recipe', 'load_state']
+__all__ = ['STATE', 'build_data', 'build_model', 'build_transform', 'build_loss', 'examine_data', 'Run', 'make_accelerator',
+           'choose_batch_size', 'start_run', 'write_whole', 'save_state', 'saved_recipe', 'load_state']
 
 # %% ../../nbs/5_training/54_run.ipynb #5129a876
 def build_data(
     recipe: Recipe,            # checked
 ) -> tuple[Sequence, Sequence]:  # train and validation samples, with `skeleton` and `ground_truth()`
-    "The labelled images of a recipe. Raises DataError where a folder is not in COCO format."
+    "The labelled images of a recipe. Raises DataError where the data set is of no known format, or teaches nothing."
     kinds = {"toy": "people", "toy_animals": "animals"}
     if recipe.data in kinds:
         return (ToyScenes(recipe.train_scenes, recipe.image_size, seed=1000 + recipe.seed, kind=kinds[recipe.data]),
                 ToyScenes(recipe.val_scenes, recipe.image_size, seed=7, kind=kinds[recipe.data]))
     skeleton = get_skeleton(recipe.skeleton) if recipe.skeleton else None
-    return tuple(CocoPoses.from_folder(recipe.data, split, skeleton) for split in ("train", "val"))
+    train = open_data(recipe.data, "train", skeleton, hold_out=.1)
+    if not (train.labels.joints[..., 2] > 0).any():
+        raise DataError(f"{train.name}: nobody has a labelled joint, so there is nothing to learn. Is it the file of the "
+                        "keypoints, not of the boxes?")
+    return train, open_data(recipe.data, "val", train.skeleton, hold_out=.1)
 
 
 def build_model(
@@ -77,6 +83,27 @@ def build_loss(
              "pose_cls_weight", "pose_reg_weight", "rescale_pose_by_score", "assign_by_oks", "claimants_only", "ignore_unlabelled",
              "average_over_ranks")
     return PoseLoss(skeleton.sigmas, **{name: getattr(recipe, name) for name in names})
+
+# %% ../../nbs/5_training/54_run.ipynb #9c42c669
+def examine_data(
+    recipe: Recipe,            # checked
+    folder: Path,              # of the run; gets data.html
+    accelerator: Accelerator,  # its main process looks
+) -> None:
+    "Prints what may be wrong with the labels of a recipe. Raises DataError with all errors, in every process."
+    words, page = None, folder / "data.html"
+    if accelerator.is_main_process:
+        try:
+            checkup = check_data(recipe.data, recipe.skeleton, recipe.image_size, page, splits=("train", "val"))
+            for split, one in checkup.findings:
+                if one.level == "warning":
+                    print(f"{split}: {one}")
+            checkup.stop()
+        except DataError as error:
+            words = f"{error}\n" + (f"Pictures: {page}. " if page.exists() else "") + "To train all the same: check_data: false."
+    words = broadcast_object_list([words])[0]
+    if words:
+        raise DataError(words)
 
 # %% ../../nbs/5_training/54_run.ipynb #689d3307
 @dataclass
@@ -178,6 +205,8 @@ def start_run(
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(recipe, folder)
     set_seed(recipe.seed)
+    if recipe.check_data and data is None and not recipe.data.startswith("toy") and not (folder / STATE).exists():
+        examine_data(recipe, folder, accelerator)
     train_set, val = data or build_data(recipe)
     skeleton, images = train_set.skeleton, Tolerant(train_set)
     model = build_model(recipe, skeleton) if model is None else model
@@ -249,7 +278,7 @@ def load_state(
         raise FileNotFoundError(f"{path}: there is no saved state to resume from. Start without resume, or give the folder of the run.")
     state = torch.load(path, map_location="cpu", weights_only=True)
     saved, now = json.loads(state["recipe"]), json.loads(run.recipe.model_dump_json())
-    free = {"workers", "log_every", "save_every", "trackers", "description", "val_batch_size", "max_broken"}
+    free = {"workers", "log_every", "save_every", "trackers", "description", "val_batch_size", "max_broken", "check_data"}
     changed = [key for key in now if now[key] != saved.get(key) and key not in free]
     if changed:
         raise RecipeError(f"{path} belongs to a run with other values of {', '.join(changed)}. Resume with the recipe in "
