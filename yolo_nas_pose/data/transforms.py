@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -165,6 +165,10 @@ class Letterbox:
         "The sample in input px, and the map (2, 3) from source px to input px."
         image, map = affine.letterbox(sample.image, self.size, self.place, rounding=self.rounding)
         return move_labels(sample._replace(image=image), map, None), map
+
+    def resized(self, size: int | tuple[int, int]) -> Letterbox:
+        "The same into an input of another size, px."
+        return replace(self, size=size)
 
     def __call__(self, sample: PoseSample, rng: np.random.Generator | None = None) -> PoseSample:
         "The sample in input px."
