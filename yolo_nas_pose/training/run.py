@@ -21,6 +21,8 @@ from ..core.skeleton import Skeleton, get_skeleton
 from ..core.toy import ToyScenes
 from ..data.coco import CocoPoses
 from ..data.loader import PoseLoader, make_loader
+from ..data.mosaic import MosaicTransform
+from ..data.reference import ReferenceTransform
 from ..data.transforms import ColourJitter, TrainTransform
 from ..loss.pose_loss import PoseLoss
 from ..model.network import YoloNASPose
@@ -47,10 +49,21 @@ def build_data(
 def build_transform(
     recipe: Recipe,      # checked
     skeleton: Skeleton,  # says who mirrors whom
-) -> TrainTransform:
-    "The random changes of a recipe."
-    return TrainTransform(recipe.image_size, skeleton, recipe.flip, recipe.rotation, recipe.scale, recipe.translation,
-                          recipe.affine_p, ColourJitter(p=recipe.colour_p), keep_unlabelled=recipe.ignore_unlabelled)
+) -> TrainTransform | MosaicTransform | ReferenceTransform:
+    "The random changes of a recipe. Raises RecipeError where the pipeline of the reference lacks what is asked for."
+    colour = ColourJitter(recipe.light, recipe.light, *[recipe.colour] * 3, recipe.colour_p, recipe.swap_channels_p)
+    words = dict(flip=recipe.flip, rotation=recipe.rotation, scale=recipe.scale, translation=recipe.translation, colour=colour,
+                 affine_p=recipe.affine_p, quarter_turn=recipe.quarter_turn_p, keep_unlabelled=recipe.ignore_unlabelled)
+    if recipe.pipeline == "reference":
+        lacking = [key for key in ("shear", "mixup_p", "paste_p", "close_epochs") if getattr(recipe, key)]
+        if lacking:
+            raise RecipeError(f"pipeline: reference has no {', '.join(lacking)}. Leave them out, or take pipeline: one_warp.")
+        return ReferenceTransform(recipe.image_size, skeleton, **words, mosaic=recipe.mosaic_p)
+    single = TrainTransform(recipe.image_size, skeleton, **words, shear=recipe.shear)
+    if not (recipe.mosaic_p or recipe.mixup_p or recipe.paste_p):
+        return single
+    until = recipe.epochs - recipe.close_epochs if recipe.close_epochs else None
+    return MosaicTransform(single, skeleton, recipe.mosaic_p, recipe.mixup_p, recipe.paste_p, recipe.mosaic_zoom, until)
 
 
 def build_loss(
@@ -124,7 +137,7 @@ def start_run(
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr)
     loader = make_loader(train_set, recipe.image_size, recipe.batch_size, build_transform(recipe, skeleton), shuffle=True,
                          drop_last=True, workers=recipe.workers, seed=recipe.seed, rank=accelerator.process_index,
-                         world=accelerator.num_processes, pin_memory=accelerator.device.type == "cuda")
+                         world=accelerator.num_processes, pin_memory=accelerator.device.type == "cuda", multi_scale=recipe.multi_scale)
     model, optimizer = accelerator.prepare(model, optimizer)
     average.model.to(accelerator.device)
     loss = build_loss(recipe, skeleton).to(accelerator.device)
@@ -155,7 +168,8 @@ def load_state(
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no saved state to resume from. Start without resume, or give the folder of the run.")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    saved, now = json.loads(state["recipe"]), json.loads(run.recipe.model_dump_json())
+    now = json.loads(run.recipe.model_dump_json())
+    saved = {**Recipe().model_dump(mode="json"), **json.loads(state["recipe"])}  # keys that are younger than the state
     free = {"workers", "log_every", "save_every", "tensorboard", "description", "val_batch_size"}
     changed = [key for key in now if now[key] != saved.get(key) and key not in free]
     if changed:
