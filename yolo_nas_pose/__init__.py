@@ -13,6 +13,8 @@ _HOME = {
     **dict.fromkeys(["DataError", "find_coco", "read_image"], "data.files"),
     "CocoPoses": "data.coco",
     "TrainTransform": "data.transforms",
+    "MosaicTransform": "data.mosaic",
+    "ReferenceTransform": "data.reference",
     **dict.fromkeys(["make_loader", "to_input"], "data.loader"),
     **dict.fromkeys(["YoloNASPose", "VARIANTS"], "model.network"),
     **dict.fromkeys(["load_weights", "save_checkpoint", "load_checkpoint", "read_checkpoint"], "model.weights"),

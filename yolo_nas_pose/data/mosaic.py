@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['LIMB', 'four_cells', 'draw_centre', 'slide', 'lay_tile', 'join', 'mosaic', 'mixup', 'outline', 'hide', 'paste_people',
-           'rim', 'blend', 'MosaicTransform']
+           'rim', 'blend', 'draw_picture', 'MosaicTransform']
 
 # %% ../../nbs/1_data/13_mosaic.ipynb #e3d6e4b9
 def four_cells(
@@ -199,6 +199,20 @@ def blend(
     image[area] = np.round(image[area] + weight * (part - image[area].astype(np.float32)))
     return image
 
+# %% ../../nbs/1_data/13_mosaic.ipynb #fbd010c0
+def draw_picture(
+    own: PoseSample,                    # in source px
+    fetch: Callable[[], PoseSample],    # gives another sample
+    single: TrainTransform,             # what happens to each picture
+    chance: float,                      # 0..1, of a mosaic
+    zoom: tuple[float, float],          # of its tiles
+    rng: np.random.Generator,           # chance
+) -> tuple[PoseSample, np.ndarray]:     # in input px; the map (2, 3) of the own sample
+    "A sample alone, or at the top left of a mosaic."
+    if rng.random() >= chance:
+        return single.with_map(own, rng)
+    return mosaic([own, *(fetch() for _ in range(3))], single, zoom, rng)
+
 # %% ../../nbs/1_data/13_mosaic.ipynb #258ececb
 class MosaicTransform:
     "All changes of training that need several samples, and those of `TrainTransform` for each of them."
@@ -221,21 +235,16 @@ class MosaicTransform:
         other.single = self.single.resized(size)
         return other
 
-    def picture(self, own: PoseSample, fetch: Callable[[], PoseSample], rng: np.random.Generator) -> tuple[PoseSample, np.ndarray]:
-        "A sample alone or at the top left of a mosaic, in input px, and its map (2, 3)."
-        if rng.random() >= self.chances[0]:
-            return self.single.with_map(own, rng)
-        return mosaic([own, *(fetch() for _ in range(3))], self.single, self.zoom, rng)
-
     def from_set(self, dataset: Sequence[PoseSample], index: int, rng: np.random.Generator, epoch: int = 0) -> tuple:
         "(sample in input px, map (2, 3) from source px of image `index`, its (height, width))."
         def fetch(): return dataset[int(rng.integers(len(dataset)))]
         own, single = dataset[index], self.single
         if self.until is not None and epoch >= self.until:
             return *single.with_map(own, rng), own.image.shape[:2]
-        sample, map = self.picture(own, fetch, rng)
+        settings = (fetch, single, self.chances[0], self.zoom, rng)
+        sample, map = draw_picture(own, *settings)
         if self.chances[1] and rng.random() < self.chances[1]:
-            sample = mixup(sample, self.picture(fetch(), fetch, rng)[0])
+            sample = mixup(sample, draw_picture(fetch(), *settings)[0])
         if self.chances[2] and rng.random() < self.chances[2]:
             sample = remove(paste_people(sample, fetch(), single, self.skeleton, rng), single.keep_unlabelled, single.min_area)
         return sample, map, own.image.shape[:2]
