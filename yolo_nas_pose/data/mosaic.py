@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from yolo_nas_pose.core.skeleton import Skeleton
 
 # %% auto #0
-__all__ = ['LIMB', 'four_cells', 'draw_centre', 'slide', 'lay_tile', 'join', 'mosaic', 'mixup', 'outline', 'hide', 'paste_people',
-           'rim', 'blend', 'draw_picture', 'MosaicTransform']
+__all__ = ['LIMB', 'four_cells', 'draw_centre', 'slide', 'lay_tile', 'join', 'mosaic', 'mixup', 'outline', 'hide', 'rim', 'blend',
+           'paste_people', 'draw_picture', 'MosaicTransform']
 
 # %% ../../nbs/1_data/13_mosaic.ipynb #e3d6e4b9
 def four_cells(
@@ -146,30 +146,6 @@ def hide(
     return sample._replace(joints=joints, areas=sample.areas * (1 - share))
 
 # %% ../../nbs/1_data/13_mosaic.ipynb #fe339eca
-def paste_people(
-    sample: PoseSample,        # in input px; not changed
-    donor: PoseSample,         # in source px
-    single: TrainTransform,    # draws the map of the donor, knows mirror pairs and colours
-    skeleton: Skeleton,        # names the limbs
-    rng: np.random.Generator,  # chance
-    most: int = 2,             # people that are pasted
-) -> PoseSample:
-    "The sample with people of another picture before its own."
-    moved, upright = single.geometry.draw(donor.image.shape[:2], rng)
-    size = sample.image.shape[:2]
-    map = affine.compose(moved, affine.letterbox_map(*upright, size, "center", "train")[0])
-    people = clip(move_labels(clip(donor), map, single.flip.mirror)._replace(image=sample.image))
-    worth = ~people.crowd & ((people.joints[..., 2] > 0).mean(1) >= .5) & (people.areas >= (min(size) / 20)**2)
-    chosen = rng.permutation(np.flatnonzero(worth))[:most]
-    if len(chosen) == 0:
-        return sample
-    people = people._replace(**{name: getattr(people, name)[chosen] for name in ("boxes", "joints", "areas", "crowd")})
-    cover = np.maximum.reduce([outline(j, a, size, skeleton) for j, a in zip(people.joints, people.areas)])
-    cover &= rim(donor.image.shape[:2], map, size)
-    image = blend(sample.image, donor.image, map, cover, single.colour, rng)
-    return join([hide(sample, cover)._replace(image=image), people])
-
-
 def rim(
     source: tuple[int, int],  # (height, width) of an image, px
     map: np.ndarray,         # (2, 3) from its px
@@ -198,6 +174,30 @@ def blend(
     weight = (cv2.GaussianBlur(cover[area], (0, 0), 1) / np.float32(255))[..., None]
     image[area] = np.round(image[area] + weight * (part - image[area].astype(np.float32)))
     return image
+
+# %% ../../nbs/1_data/13_mosaic.ipynb #e7b90331
+def paste_people(
+    sample: PoseSample,        # in input px; not changed
+    donor: PoseSample,         # in source px
+    single: TrainTransform,    # draws the map of the donor, knows mirror pairs and colours
+    skeleton: Skeleton,        # names the limbs
+    rng: np.random.Generator,  # chance
+    most: int = 2,             # people that are pasted
+) -> PoseSample:
+    "The sample with people of another picture before its own."
+    moved, upright = single.geometry.draw(donor.image.shape[:2], rng)
+    size = sample.image.shape[:2]
+    map = affine.compose(moved, affine.letterbox_map(*upright, size, "center", "train")[0])
+    people = clip(move_labels(clip(donor), map, single.flip.mirror)._replace(image=sample.image))
+    worth = ~people.crowd & ((people.joints[..., 2] > 0).mean(1) >= .5) & (people.areas >= (min(size) / 20)**2)
+    chosen = rng.permutation(np.flatnonzero(worth))[:most]
+    if len(chosen) == 0:
+        return sample
+    people = people._replace(**{name: getattr(people, name)[chosen] for name in ("boxes", "joints", "areas", "crowd")})
+    cover = np.maximum.reduce([outline(j, a, size, skeleton) for j, a in zip(people.joints, people.areas)])
+    cover &= rim(donor.image.shape[:2], map, size)
+    image = blend(sample.image, donor.image, map, cover, single.colour, rng)
+    return join([hide(sample, cover)._replace(image=image), people])
 
 # %% ../../nbs/1_data/13_mosaic.ipynb #fbd010c0
 def draw_picture(
