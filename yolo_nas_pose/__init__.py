@@ -16,6 +16,8 @@ _HOME = {
     **dict.fromkeys(["estimate_sigmas", "suggest_sigmas"], "data.anatomy"),
     "check_data": "data.doctor",
     "TrainTransform": "data.transforms",
+    "MosaicTransform": "data.mosaic",
+    "ReferenceTransform": "data.reference",
     **dict.fromkeys(["make_loader", "to_input"], "data.loader"),
     **dict.fromkeys(["YoloNASPose", "VARIANTS"], "model.network"),
     **dict.fromkeys(["load_weights", "save_checkpoint", "load_checkpoint", "read_checkpoint"], "model.weights"),

@@ -15,7 +15,8 @@ def test_unknown_keys_are_named(key, near):
 
 @pytest.mark.parametrize("key, value", [("lr", "fast"), ("lr", -1), ("lr", 0), ("epochs", 0), ("epochs", 1.5), ("image_size", 100), ("flip", 2),
                                         ("precision", "int8"), ("scale", [2, 1]), ("scale", 1), ("cls_loss", "mse"), ("ema_decay", 1),
-                                        ("workers", -1), ("trackers", "maybe"), ("batch_size", "most"), ("average_best", -1), ("max_broken", 2), ("norms", "group"), ("freeze", 3), ("model", 3)])
+                                        ("workers", -1), ("trackers", "maybe"), ("batch_size", "most"), ("average_best", -1), ("max_broken", 2), ("norms", "group"), ("freeze", 3), ("model", 3),
+                                        ("mosaic_p", 2), ("mosaic_zoom", [1, .5]), ("pipeline", "old"), ("multi_scale", 1), ("close_epochs", -1)])
 def test_ill_typed_values_are_named(key, value):
     with pytest.raises(RecipeError, match=key):
         load_recipe("toy", **{key: value})
@@ -24,6 +25,12 @@ def test_ill_typed_values_are_named(key, value):
 def test_a_key_of_old_is_explained():
     with pytest.raises(RecipeError, match="now called trackers"):
         load_recipe("toy", tensorboard=False)
+
+
+def test_recipes_that_mix_nothing_still_mix_nothing():
+    for name in ("toy", "finetune"):
+        r = load_recipe(name)
+        assert (r.pipeline, r.mosaic_p, r.mixup_p, r.paste_p, r.multi_scale, r.shear, r.quarter_turn_p, r.swap_channels_p) == ("one_warp", *[0] * 7)
 
 
 def test_all_mistakes_are_told_at_once():
@@ -73,4 +80,7 @@ def test_coco_recipes_are_those_of_the_reference():
         r = load_recipe(f"coco_{size}")
         assert (r.batch_size, r.lr, r.dfl_weight, r.pose_reg_weight, r.ema_law) == numbers
         assert (r.epochs, r.warmup_steps, r.warmup_lr, r.hold_epochs, r.final_lr_ratio) == (1000, 128, 1e-6, 10, .05)
+        heavy = (.3, 25, .75, .5, .5, 7, (.6, 1.75)) if size in "ml" else (.2, 20, .5, 0, 0, 5, (.75, 1.5))
+        assert (r.light, r.colour, r.colour_p, r.swap_channels_p, r.quarter_turn_p, r.rotation, r.scale) == heavy
+        assert (r.mosaic_p, r.mixup_p, r.paste_p, r.close_epochs, r.multi_scale, r.translation, r.affine_p) == (.5, 0, 0, 0, 0, .1, .75)
         assert (r.weight_decay, r.ema_decay, r.ema_beta, r.patience, r.precision) == (1e-6, .997, 50, 100, "fp16")

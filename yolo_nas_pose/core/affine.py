@@ -5,14 +5,14 @@
 # %% ../../nbs/0_core/02_affine.ipynb #14ff25a0
 from __future__ import annotations
 
-from math import cos, radians, sin
+from math import cos, radians, sin, tan
 
 import cv2
 import numpy as np
 
 # %% auto #0
-__all__ = ['identity', 'translate', 'scale', 'rotate', 'flip_horizontal', 'apply', 'apply_joints', 'compose', 'area_factor',
-           'invert', 'apply_boxes', 'warp', 'full_size', 'letterbox_map', 'letterbox']
+__all__ = ['identity', 'translate', 'scale', 'rotate', 'flip_horizontal', 'shear', 'quarter_turns', 'apply', 'apply_joints',
+           'compose', 'area_factor', 'invert', 'apply_boxes', 'warp', 'full_size', 'letterbox_map', 'letterbox']
 
 # %% ../../nbs/0_core/02_affine.ipynb #928b81e3
 def identity() -> np.ndarray:  # (2, 3) float64
@@ -51,6 +51,24 @@ def flip_horizontal(
 ) -> np.ndarray:   # (2, 3)
     "The map that swaps left and right of an image: x becomes width - x."
     return np.array([[-1., 0, width], [0, 1, 0]])
+
+# %% ../../nbs/0_core/02_affine.ipynb #f0572134
+def shear(
+    degrees: float,      # columns lean to the right by this angle, more so further down
+    down: float = 0.,    # rows lean down by this angle, more so further to the right
+) -> np.ndarray:         # (2, 3)
+    "The map that lets the picture lean; the top left corner stays."
+    return np.array([[1., tan(radians(degrees)), 0], [tan(radians(down)), 1., 0]])
+
+
+def quarter_turns(
+    times: int,     # quarters of a circle, counter-clockwise as seen on the screen
+    height: float,  # of the image before, px
+    width: float,   # of the image before, px
+) -> np.ndarray:    # (2, 3); after an odd number of turns the image is `width` high and `height` wide
+    "The map that turns an image by quarters, as `np.rot90` turns its pixels."
+    return np.array([[[1., 0, 0], [0, 1, 0]], [[0, 1, 0], [-1, 0, width]], [[-1, 0, width], [0, -1, height]],
+                     [[0, -1, height], [1, 0, 0]]][times % 4], dtype=float)
 
 # %% ../../nbs/0_core/02_affine.ipynb #eab35a59
 def apply(

@@ -19,8 +19,8 @@ from .files import DataError
 from .transforms import Letterbox
 
 # %% auto #0
-__all__ = ['collate', 'to_input', 'sample_rng', 'Samples', 'epoch_order', 'Batches', 'PoseLoader', 'one_thread', 'collate_moved',
-           'make_loader']
+__all__ = ['collate', 'to_input', 'sample_rng', 'Samples', 'epoch_order', 'Batches', 'scales', 'PoseLoader', 'one_thread',
+           'collate_moved', 'make_loader']
 
 # %% ../../nbs/1_data/14_loader.ipynb #c9dc3957
 def collate(
@@ -62,32 +62,32 @@ def sample_rng(
 
 # %% ../../nbs/1_data/14_loader.ipynb #7ecbc892
 class Samples(Dataset):
-    "Transformed samples of a dataset, asked for by (epoch, index)."
+    "Transformed samples of a dataset, asked for by (epoch, index) or (epoch, index, input size)."
     def __init__(
         self,
         dataset: Sequence[PoseSample],  # anything with a length and samples
-        transform: Callable,            # (sample, rng) -> sample; with a method `with_map`, (sample, map)
+        transform: Callable,            # (sample, rng) -> sample; with a method `with_map` or `from_set`, also the map
         seed: int = 0,                  # of the run
     ):
         self.dataset, self.transform, self.seed = dataset, transform, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[PoseSample, np.ndarray, tuple[int, int]]:
+    def __getitem__(self, key: tuple) -> tuple[PoseSample, np.ndarray, tuple[int, int]]:
         "(sample in input px, map from source px, source size). Raises DataError that names the image."
-        epoch, index = key
-        path = ""
+        epoch, index, *size = key
+        path, rng = "", sample_rng(self.seed, epoch, index)
         try:
+            change = self.transform.resized(*size) if size else self.transform
+            if hasattr(change, "from_set"):
+                return change.from_set(self.dataset, index, rng, epoch)
             sample = self.dataset[index]
             size, path = sample.image.shape[:2], sample.path
-            rng = sample_rng(self.seed, epoch, index)
-            if hasattr(self.transform, "with_map"):
-                sample, map = self.transform.with_map(sample, rng)
-            else:
-                sample, map = self.transform(sample, rng), np.full((2, 3), np.nan)
+            if hasattr(change, "with_map"):
+                return *change.with_map(sample, rng), size
+            return change(sample, rng), np.full((2, 3), np.nan), size
         except DataError:
             raise
         except Exception as error:
             raise DataError(f"sample {index} {path} (epoch {epoch}): {type(error).__name__}: {error}") from error
-        return sample, map, size
 
 # %% ../../nbs/1_data/14_loader.ipynb #8731477c
 def epoch_order(
@@ -104,7 +104,7 @@ def epoch_order(
 
 # %% ../../nbs/1_data/14_loader.ipynb #959dc557
 class Batches:
-    "Lists of (epoch, index), one list per batch, of the process `rank` of `world`."
+    "Lists of keys for `Samples`, one list per batch, of the process `rank` of `world`."
     def __init__(
         self,
         length: int,              # of the dataset
@@ -114,10 +114,17 @@ class Batches:
         seed: int = 0,            # of the run
         rank: int = 0,            # of this process
         world: int = 1,           # number of processes
+        sizes: Sequence = (),     # (height, width) of the input, px, one of them for each batch; none: the transform's own
     ):
         self.length, self.batch_size, self.drop_last = length, batch_size, drop_last
-        self.chance = shuffle, seed, rank, world
+        self.chance, self.sizes = (shuffle, seed, rank, world), list(sizes)
         self.epoch = self.skip = 0
+
+    def size(self, batch: int) -> list:
+        "A list with the input size of a batch of this epoch, the same on every process; empty where sizes do not change."
+        if not self.sizes:
+            return []
+        return [self.sizes[np.random.default_rng([self.chance[1], self.epoch, batch, 1]).integers(len(self.sizes))]]
 
     def indices(self) -> np.ndarray:
         "Indices of this process in this epoch."
@@ -127,11 +134,22 @@ class Batches:
     def __len__(self) -> int:
         return -(-len(self.indices()) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, start, epoch = self.indices().tolist(), self.skip * self.batch_size, self.epoch
+    def __iter__(self) -> Iterator[list[tuple]]:
+        order, start, epoch = self.indices().tolist(), self.skip, self.epoch
         self.skip = 0
-        for first in range(start, len(order), self.batch_size):
-            yield [(epoch, index) for index in order[first:first + self.batch_size]]
+        for batch in range(start, -(-len(order) // self.batch_size)):
+            size, first = self.size(batch), batch * self.batch_size
+            yield [(epoch, index, *size) for index in order[first:first + self.batch_size]]
+
+# %% ../../nbs/1_data/14_loader.ipynb #ee3c4709
+def scales(
+    image_size: int | tuple[int, int],  # of the input: side of a square, or (height, width), px
+    share: float,                       # 0..1, how far a size may be from that
+) -> list[tuple[int, int]]:             # (height, width) each, px, multiples of 32, the smallest first
+    "Input sizes around one, all of about its shape."
+    height, width = full_size(image_size)
+    low, high = np.ceil((1 - share) * height / 32 - 1e-9), np.floor((1 + share) * height / 32 + 1e-9)
+    return [(32 * n, max(32, 32 * round(n * width / height))) for n in range(max(1, int(low)), int(high) + 1)]
 
 # %% ../../nbs/1_data/14_loader.ipynb #db85abd7
 class PoseLoader:
@@ -184,6 +202,7 @@ def make_loader(
     rank: int = 0,                             # of this process
     world: int = 1,                            # number of processes
     pin_memory: bool = False,                  # page-locked memory, for copies to a GPU beside its work
+    multi_scale: float = 0.,                   # 0..1, share by which the input size changes from batch to batch
 ) -> PoseLoader:
     "Batches of a dataset. Raises ValueError for a size the network cannot take, DataError if there is no batch."
     sides = full_size(image_size)
@@ -191,10 +210,13 @@ def make_loader(
         raise ValueError(f"image_size {image_size}: height and width must be multiples of 32, the largest stride")
     if batch_size < 1 or not 0 <= rank < world:
         raise ValueError(f"batch_size {batch_size}, rank {rank} of {world}: expected 1 or more, and a rank below world")
-    batches = Batches(len(dataset), batch_size, shuffle, drop_last, seed, rank, world)
+    transform = transform or Letterbox(sides)
+    if multi_scale and not hasattr(transform, "resized"):
+        raise ValueError(f"multi_scale {multi_scale} needs a transform with a method `resized`, found {type(transform).__name__}")
+    batches = Batches(len(dataset), batch_size, shuffle, drop_last, seed, rank, world, scales(sides, multi_scale) if multi_scale else ())
     if drop_last and len(batches) == 0:
         raise DataError(f"{len(dataset)} images make no full batch of {batch_size} on {world} processes: "
                         f"choose a batch_size of at most {len(dataset) // world}, or drop_last=False")
-    samples = Samples(dataset, transform or Letterbox(sides), seed)
+    samples = Samples(dataset, transform, seed)
     return PoseLoader(DataLoader(samples, batch_sampler=batches, num_workers=workers, collate_fn=collate_moved,
                                  pin_memory=pin_memory, persistent_workers=workers > 0, worker_init_fn=one_thread))

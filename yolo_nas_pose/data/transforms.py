@@ -5,9 +5,10 @@
 # %% ../../nbs/1_data/12_transforms.ipynb #8e9f340e
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from yolo_nas_pose.core.skeleton import Skeleton
 
 # %% auto #0
-__all__ = ['mirrors', 'move_labels', 'move', 'clip', 'remove', 'HorizontalFlip', 'RandomAffine', 'Letterbox', 'change_light',
-           'shift_hsv', 'ColourJitter', 'Compose', 'TrainTransform']
+__all__ = ['mirrors', 'move_labels', 'move', 'clip', 'remove', 'HorizontalFlip', 'RandomAffine', 'QuarterTurn', 'turned',
+           'Letterbox', 'change_light', 'shift_hsv', 'ColourJitter', 'Compose', 'reach', 'lay', 'Geometry',
+           'TrainTransform']
 
 # %% ../../nbs/1_data/12_transforms.ipynb #a48e32eb
 def mirrors(
@@ -59,12 +61,13 @@ def move(
 # %% ../../nbs/1_data/12_transforms.ipynb #48fef2e7
 def clip(
     sample: PoseSample,  # labels may reach out of the image
+    frame: tuple[int, int, int, int] | None = None,  # xyxy, the part that shows, px; None: the whole image
 ) -> PoseSample:
-    "The labels inside the image: joints outside lose their visibility, boxes end at the border, areas shrink along."
+    "The labels inside the frame: joints outside lose their visibility, boxes end at the border, areas shrink along."
     height, width = sample.image.shape[:2]
-    limit = np.array([width, height], np.float32)
-    inside = ((sample.joints[..., :2] >= 0) & (sample.joints[..., :2] < limit)).all(-1)
-    boxes = np.clip(sample.boxes, 0, np.tile(limit, 2))
+    low, high = np.array(frame or (0, 0, width, height), np.float32).reshape(2, 2)
+    inside = ((sample.joints[..., :2] >= low) & (sample.joints[..., :2] < high)).all(-1)
+    boxes = np.clip(sample.boxes, np.tile(low, 2), np.tile(high, 2))
     whole, rest = [(b[:, 2:] - b[:, :2]).prod(-1) for b in (sample.boxes, boxes)]
     share = np.divide(rest, whole, out=np.zeros_like(rest), where=whole > 0)
     joints = sample.joints.copy()
@@ -101,11 +104,12 @@ class HorizontalFlip:
 # %% ../../nbs/1_data/12_transforms.ipynb #7629e0d5
 @dataclass(frozen=True)
 class RandomAffine:
-    "Turns, scales and shifts around the middle of the image, with probability p."
+    "Turns, scales, leans and shifts around the middle of the image, with probability p."
     rotation: float = 5.                     # up to this many degrees to either side
     scale: tuple[float, float] = (.5, 1.5)   # factor, from .. to
     translation: float = .1                  # up to this share of width and height
     p: float = .75                           # 0..1
+    shear: float = 0.                        # up to this many degrees to either side, along both axes
 
     def draw(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         "A map (2, 3) for an image of (height, width) px."
@@ -114,8 +118,9 @@ class RandomAffine:
         if chance >= self.p:
             return affine.identity()
         low, high = self.scale
+        lean = affine.shear(*rng.uniform(-self.shear, self.shear, 2)) if self.shear else affine.identity()
         shift = self.translation * (2 * np.array([right, down]) - 1) * (width, height)
-        return affine.compose(affine.translate(-width / 2, -height / 2), affine.scale(low + (high - low) * factor),
+        return affine.compose(affine.translate(-width / 2, -height / 2), affine.scale(low + (high - low) * factor), lean,
                               affine.rotate(self.rotation * (2 * turn - 1)), affine.translate(width / 2, height / 2),
                               affine.translate(*shift))
 
@@ -123,6 +128,30 @@ class RandomAffine:
         "The sample, moved within an image of the same size."
         size = sample.image.shape[:2]
         return clip(move(sample, self.draw(size, rng), size))
+
+# %% ../../nbs/1_data/12_transforms.ipynb #bc6af7e7
+@dataclass(frozen=True)
+class QuarterTurn:
+    "Turns by 0, 1, 2 or 3 quarters of a circle, equally likely, with probability p."
+    p: float = .5  # 0..1
+
+    def draw(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        "A map (2, 3) for an image of (height, width) px; see `turned`."
+        times = int(rng.integers(4)) if self.p and rng.random() < self.p else 0
+        return affine.quarter_turns(times, *size)
+
+    def __call__(self, sample: PoseSample, rng: np.random.Generator) -> PoseSample:
+        "The sample, turned or not; its sides may have swapped."
+        map = self.draw(sample.image.shape[:2], rng)
+        return move(sample, map, turned(sample.image.shape[:2], map))
+
+
+def turned(
+    size: tuple[int, int],  # (height, width), px
+    map: np.ndarray,        # (2, 3), of `affine.quarter_turns`
+) -> tuple[int, int]:       # (height, width), px
+    "The size of an image after a turn by quarters."
+    return size if map[0, 0] else size[::-1]
 
 # %% ../../nbs/1_data/12_transforms.ipynb #d51cc7e2
 @dataclass(frozen=True)
@@ -136,6 +165,10 @@ class Letterbox:
         "The sample in input px, and the map (2, 3) from source px to input px."
         image, map = affine.letterbox(sample.image, self.size, self.place, rounding=self.rounding)
         return move_labels(sample._replace(image=image), map, None), map
+
+    def resized(self, size: int | tuple[int, int]) -> Letterbox:
+        "The same into an input of another size, px."
+        return replace(self, size=size)
 
     def __call__(self, sample: PoseSample, rng: np.random.Generator | None = None) -> PoseSample:
         "The sample in input px."
@@ -175,16 +208,22 @@ class ColourJitter:
     saturation: int = 20    # up to this many levels of 255
     value: int = 20         # up to this many levels of 255
     p: float = .5           # 0..1, for brightness with contrast, and for the other three, separately
+    swap_p: float = 0.      # 0..1, for red and blue trading places
 
-    def __call__(self, sample: PoseSample, rng: np.random.Generator) -> PoseSample:
-        "The sample in other light."
-        image, chance, gain, shift = sample.image, rng.random(2), rng.uniform(-1, 1, 2), rng.uniform(-1, 1, 3)
+    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        "The image, (H, W, 3) uint8, BGR, in other light."
+        chance, gain, shift = rng.random(2), rng.uniform(-1, 1, 2), rng.uniform(-1, 1, 3)
         used = rng.random(3) < .5
         if chance[0] < self.p:
             image = change_light(image, *(1 + gain * (self.brightness, self.contrast)))
-        if chance[1] < self.p:
-            image = shift_hsv(image, *(shift * used * (self.hue, self.saturation, self.value)).astype(int).tolist())
-        return sample._replace(image=image)
+        if self.swap_p and rng.random() < self.swap_p:
+            image = np.ascontiguousarray(image[..., ::-1])
+        shifts = (shift * used * (self.hue, self.saturation, self.value)).astype(int)
+        return shift_hsv(image, *shifts.tolist()) if chance[1] < self.p and shifts.any() else image
+
+    def __call__(self, sample: PoseSample, rng: np.random.Generator) -> PoseSample:
+        "The sample in other light."
+        return sample._replace(image=self.change(sample.image, rng))
 
 # %% ../../nbs/1_data/12_transforms.ipynb #f3da4c01
 @dataclass(frozen=True)
@@ -199,6 +238,48 @@ class Compose:
         return sample
 
 # %% ../../nbs/1_data/12_transforms.ipynb #d5918fc5
+def reach(
+    size: tuple[int, int],               # (height, width) of an image, px
+    map: np.ndarray,                     # (2, 3) from px of the image
+    frame: tuple[int, int, int, int],    # xyxy, where it may show, px
+) -> tuple[int, int, int, int]:          # xyxy, whole px inside the frame; may be empty
+    "The part of a frame that a moved image can reach."
+    corners = affine.apply_boxes(map, np.array([0., 0, size[1], size[0]])).round(6)
+    low, high = np.maximum(np.floor(corners[:2]), frame[:2]), np.minimum(np.ceil(corners[2:]), frame[2:])
+    return tuple(np.concatenate([low, np.maximum(low, high)]).astype(int).tolist())
+
+
+def lay(
+    sample: PoseSample,                  # labels inside the image
+    map: np.ndarray,                     # (2, 3) from px of the sample to px of the canvas
+    canvas: np.ndarray,                  # (H, W, 3) uint8; painted in place
+    frame: tuple[int, int, int, int],    # xyxy, where the sample may show, px of the canvas
+    mirror: Sequence[int] | None,        # see `move_labels`
+    rng: np.random.Generator,            # chance of the light
+    colour: ColourJitter | None = None,  # changes the light of what was painted
+) -> PoseSample:                         # its image is the canvas
+    "The sample, laid into a part of a canvas by one warp; its labels end where the part ends."
+    x1, y1, x2, y2 = reach(sample.image.shape[:2], map, frame)
+    if x1 < x2 and y1 < y2:
+        part = affine.warp(sample.image, affine.compose(map, affine.translate(-x1, -y1)), (y2 - y1, x2 - x1))
+        canvas[y1:y2, x1:x2] = colour.change(part, rng) if colour else part
+    return clip(move_labels(sample._replace(image=canvas), map, mirror), frame)
+
+# %% ../../nbs/1_data/12_transforms.ipynb #0587b1d7
+@dataclass(frozen=True)
+class Geometry:
+    "Flip, turn by quarters and affine as one map."
+    flip: HorizontalFlip
+    turn: QuarterTurn
+    affine: RandomAffine
+
+    def draw(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int]]:
+        "A map (2, 3) for an image of (height, width) px, and the size of the image after it."
+        flip, turn = self.flip.draw(size, rng), self.turn.draw(size, rng)
+        upright = turned(size, turn)
+        return affine.compose(flip, turn, self.affine.draw(upright, rng)), upright
+
+# %% ../../nbs/1_data/12_transforms.ipynb #01564836
 class TrainTransform:
     "All changes of training: draws one map, warps once into the input, then changes the light of the small image."
     def __init__(
@@ -209,11 +290,13 @@ class TrainTransform:
         rotation: float = 5.,                   # degrees to either side
         scale: tuple[float, float] = (.5, 1.5),  # factor
         translation: float = .1,                # share of width and height
-        affine_p: float = .75,                  # probability of rotation, scale and translation
+        affine_p: float = .75,                  # probability of rotation, scale, shear and translation
         colour: ColourJitter | None = ColourJitter(),
         place: str = "center",                  # of the image in the input: "center" or "bottom_right"
         keep_unlabelled: bool = False,          # see `remove`
         min_area: float = 1.,                   # px^2 of the input, see `remove`
+        shear: float = 0.,                      # degrees to either side
+        quarter_turn: float = 0.,               # probability of a turn by 0 to 3 quarters of a circle
     ):
         if flip and not skeleton.mirror_pairs:
             warnings.warn(f"skeleton {skeleton.name!r} names no left/right pairs: horizontal flips are off. "
@@ -221,17 +304,22 @@ class TrainTransform:
             flip = 0.
         self.size, self.place, self.colour = affine.full_size(size), place, colour
         self.flip = HorizontalFlip(tuple(skeleton.mirror), flip)
-        self.affine = RandomAffine(rotation, tuple(scale), translation, affine_p)
+        self.geometry = Geometry(self.flip, QuarterTurn(quarter_turn), RandomAffine(rotation, tuple(scale), translation, affine_p, shear))
         self.keep_unlabelled, self.min_area = keep_unlabelled, min_area
+
+    def resized(self, size: int | tuple[int, int]) -> TrainTransform:
+        "The same changes into an input of another size, px."
+        other = copy.copy(self)
+        other.size = affine.full_size(size)
+        return other
 
     def with_map(self, sample: PoseSample, rng: np.random.Generator) -> tuple[PoseSample, np.ndarray]:
         "The changed sample in input px, and the map (2, 3) from source px to input px."
-        source = sample.image.shape[:2]
-        fit, _ = affine.letterbox_map(*source, self.size, self.place, "train")
-        map = affine.compose(self.flip.draw(source, rng), self.affine.draw(source, rng), fit)
-        sample = clip(move(clip(sample), map, self.size, self.flip.mirror))
-        sample = remove(sample, self.keep_unlabelled, self.min_area)
-        return (self.colour(sample, rng) if self.colour else sample), map
+        moved, upright = self.geometry.draw(sample.image.shape[:2], rng)
+        map = affine.compose(moved, affine.letterbox_map(*upright, self.size, self.place, "train")[0])
+        canvas = np.full((*self.size, 3), 127, np.uint8)
+        sample = lay(clip(sample), map, canvas, (0, 0, *self.size[::-1]), self.flip.mirror, rng, self.colour)
+        return remove(sample, self.keep_unlabelled, self.min_area), map
 
     def __call__(self, sample: PoseSample, rng: np.random.Generator) -> PoseSample:
         "The changed sample, in input px."
