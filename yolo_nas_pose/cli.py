@@ -17,7 +17,7 @@ import yaml
 
 # %% auto #0
 __all__ = ['app', 'Model', 'Weights', 'Size', 'Conf', 'Iou', 'main', 'read_model', 'predict', 'predict_pictures', 'predict_film',
-           'image_ids', 'write_json', 'read_changes', 'train', 'validate', 'check_data', 'models', 'recipe', 'demo']
+           'image_ids', 'read_changes', 'train', 'validate', 'check_data', 'models', 'recipe', 'demo']
 
 # %% ../nbs/80_cli.ipynb #3295590c
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -43,9 +43,13 @@ def read_model(
     weights: Optional[str],  # "coco_pose", "toy", a checkpoint, or nothing
 ):
     "The model that is meant, ready to predict."
+    from yolo_nas_pose.model.network import VARIANTS
     from yolo_nas_pose.model.pretrained import get
-    if weights is None and not Path(model).is_file():
+    if weights is None and model in VARIANTS:
         weights = "toy" if model == "yolo_nas_pose_n" else "coco_pose"
+        print(f"weights: {weights}" + (" (toy scenes; --weights coco_pose for photographs)" if weights == "toy" else ""))
+    elif model not in VARIANTS and Path(model).suffix and not Path(model).is_file():
+        raise FileNotFoundError(f"{model}: there is no such checkpoint. Check the path, or give one of {', '.join(VARIANTS)}.")
     return get(model, pretrained_weights=weights).eval()
 
 # %% ../nbs/80_cli.ipynb #0d5e4246
@@ -71,13 +75,15 @@ def predict(
 ) -> None:
     "Finds poses in pictures and films, and paints them."
     from yolo_nas_pose.deploy.predict import PoseStream
+    from yolo_nas_pose.training.run import write_whole
     ids = None if labels is None else image_ids(labels)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*All are in .errors")  # they are printed below
         found = read_model(model, weights).predict(int(source) if source.isdigit() else source, conf=conf, iou=iou, image_size=size)
     rows = predict_film(found, out, most) if isinstance(found, PoseStream) else predict_pictures(found, out, ids)
     if results is not None:
-        write_json(results, rows)
+        results.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(results, lambda stream: stream.write(json.dumps(rows).encode()))
         print(f"results in {results}")
     for name, reason in found.errors:
         print(f"skipped {name}: {reason}", file=sys.stderr)
@@ -126,16 +132,6 @@ def image_ids(
     return {Path(image["file_name"]).name: image["id"] for image in read_labels(labels)[0]["images"]}
 
 
-def write_json(
-    path: Path,   # its folder is made if missing
-    value,        # what JSON can hold
-) -> None:
-    "Writes a JSON file at once, or not at all."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value))
-    part.replace(path)
-
 
 # %% ../nbs/80_cli.ipynb #7c7c213a
 def read_changes(
@@ -158,7 +154,9 @@ def train(
     "Trains as a recipe says."
     from yolo_nas_pose.metric.report import summary_table
     from yolo_nas_pose.training.loop import train as run
-    result = run(recipe, out=out, resume=resume, **read_changes(changes or []))
+    from yolo_nas_pose.training.recipe import load_recipe
+    known = load_recipe(recipe, **read_changes(changes or []))
+    result = run(known, out=out, resume=resume, name=recipe)
     if os.environ.get("RANK", "0") == "0":
         rows = {"last": result.metrics} | ({"average": result.average} if result.average else {})
         print(summary_table(rows))

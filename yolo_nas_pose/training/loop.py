@@ -24,7 +24,7 @@ from ..core.structures import PoseBatch
 from ..data.broken import check_broken, explain_broken
 from ..data.loader import to_input
 from ..model.network import YoloNASPose
-from ..model.weights import load_weights, save_checkpoint
+from ..model.weights import save_checkpoint
 from .evaluate import evaluate
 from .optim import ema_decay
 from .recipe import Recipe, dump_recipe, load_recipe
@@ -91,7 +91,7 @@ def check_loss(
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     if broken:
         raise TrainingStopped(f"step {run.step}: the loss is not finite in {', '.join(broken)}. Lower lr (now {run.rate():.2g}), set "
-                              f"clip_norm, or try precision: fp32. The last good state is {run.folder / STATE}.")
+                              f"clip_norm, or try precision: fp32.")
     run.empty = 0 if values["positives"] else run.empty + 1
     if run.empty == 1:
         warnings.warn(f"step {run.step}: no anchor of this batch answers for anybody; it teaches only that nobody is there")
@@ -120,6 +120,8 @@ def look_up(
     model, metrics = run.average.model, examine(run, run.average.model)
     run.stale = 0 if metrics["AP"] > run.best + 1e-4 else run.stale + 1
     better, run.best = metrics["AP"] > run.best or not run.history, max(metrics["AP"], run.best)
+    if not run.history and metrics["AP"] < 0:
+        warnings.warn("the validation images show nobody with labelled joints: AP cannot be measured, and stays -1")
     run.history.append({"epoch": run.epoch + 1, "step": run.step, **{key: value for key, value in metrics.items() if isinstance(value, float)}})
     log.write(run.step, metrics, "val")
     if run.accelerator.is_main_process:
@@ -129,7 +131,8 @@ def look_up(
             save_checkpoint(run.folder / f"{name}.safetensors", model, details)
         keep_best(run, details)
         try:
-            cv2.imwrite(str(run.folder / "sheet.jpg"), prediction_sheet(model, run.val, run.recipe.image_size))
+            if not cv2.imwrite(str(run.folder / "sheet.jpg"), prediction_sheet(model, run.val, run.recipe.image_size)):
+                raise OSError("sheet.jpg cannot be written")
             save_curves(run.folder)
         except OSError as error:
             warnings.warn(f"{run.folder}: pictures could not be written ({error})")
@@ -239,7 +242,7 @@ def train_epoch(
         if run.batch % recipe.accumulate:
             continue
         bar.update()
-        if run.step % recipe.log_every == 0 or run.step == run.total:
+        if run.step % recipe.log_every == 0 or run.step == run.total or run.batch == last:
             speed = images / (time.perf_counter() - begin)
             log.write(run.step, {"epoch": run.epoch, "lr": run.rate(), **values, "images_per_second": speed})
             check_broken(run.images, run.images.broken(), recipe.max_broken)
@@ -278,10 +281,11 @@ def train(
     resume: bool = False,                        # go on where the run in `out` was interrupted
     data: tuple | str | Path | None = None,      # train and validation samples in place of those of the recipe; a text is the key
     model: YoloNASPose | str | None = None,      # in place of that of the recipe; a text is the key
+    name: str | None = None,                     # of the folder, where `out` is None; None: that of the recipe
     **overrides: Any,                            # keys that replace those of the recipe
 ) -> TrainResult:                                # the folder tells the rest
     "Trains as a recipe says. Raises RecipeError, DataError and TrainingStopped, each with the way out."
-    name = recipe if isinstance(recipe, str) else "run"
+    name = name or (str(recipe) if isinstance(recipe, (str, Path)) else "run")
     words = {key: str(value) for key, value in (("data", data), ("model", model)) if isinstance(value, (str, Path))}
     data, model = (None if key in words else value for key, value in (("data", data), ("model", model)))
     recipe, folder = load_recipe(recipe, **words, **overrides), choose_folder(out, Path(name).stem, resume)

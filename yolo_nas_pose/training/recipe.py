@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
 # %% auto #0
-__all__ = ['Share', 'ModelKeys', 'DataKeys', 'LossKeys', 'OptimKeys', 'RunKeys', 'Recipe', 'RecipeError', 'explain',
-           'check_recipe', 'list_recipes', 'read_yaml', 'load_recipe', 'dump_recipe']
+__all__ = ['Share', 'ModelKeys', 'DataKeys', 'AugmentKeys', 'LossKeys', 'OptimKeys', 'RunKeys', 'Recipe', 'RecipeError',
+           'explain', 'check_recipe', 'list_recipes', 'read_yaml', 'load_recipe', 'dump_recipe']
 
 # %% ../../nbs/5_training/50_recipe.ipynb #b41724b7
 Share = Field(ge=0, le=1)
@@ -48,6 +48,22 @@ class DataKeys(BaseModel):
     affine_p: float = Field(.75, ge=0, le=1)       # probability of rotation, scale and translation
     colour_p: float = Field(.5, ge=0, le=1)        # probability of other light and of other colours
     ignore_unlabelled: bool = True          # crowds and people without joints are neither person nor background
+
+# %% ../../nbs/5_training/50_recipe.ipynb #39aef969
+class AugmentKeys(BaseModel):
+    "How images are changed beyond flip, turn, scale and shift, and which images are mixed."
+    pipeline: Literal["one_warp", "reference"] = "one_warp"  # reference: step by step, as the original does
+    light: float = Field(.2, ge=0, lt=1)             # brightness and contrast: factors 1 - this .. 1 + this
+    colour: int = Field(20, ge=0, le=127)            # hue (steps of 2 degrees), saturation and value (levels) to either side
+    swap_channels_p: float = Field(0., ge=0, le=1)   # probability that red and blue trade places
+    shear: float = Field(0., ge=0, le=45)            # up to this many degrees to either side
+    quarter_turn_p: float = Field(0., ge=0, le=1)    # probability of a turn by 0 to 3 quarters of a circle
+    mosaic_p: float = Field(0., ge=0, le=1)          # probability of four images in one
+    mosaic_zoom: tuple[float, float] = (.5, 1.)      # size of their people against alone, from .. to
+    mixup_p: float = Field(0., ge=0, le=1)           # probability of a second image on top
+    paste_p: float = Field(0., ge=0, le=1)           # probability of people cut out of another image
+    close_epochs: int = Field(0, ge=0)               # last epochs, without mosaic, mixup and cut-out people
+    multi_scale: float = Field(0., ge=0, le=.9)      # share by which the input size changes from batch to batch
 
 # %% ../../nbs/5_training/50_recipe.ipynb #10a88cfc
 class LossKeys(BaseModel):
@@ -103,11 +119,11 @@ class RunKeys(BaseModel):
     empty_steps: PositiveInt = 200           # steps in a row without a positive anchor before the run stops
 
 
-class Recipe(RunKeys, OptimKeys, LossKeys, DataKeys, ModelKeys):
+class Recipe(RunKeys, OptimKeys, LossKeys, AugmentKeys, DataKeys, ModelKeys):
     "Everything that decides a training run."
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
-    @field_validator("scale")
+    @field_validator("scale", "mosaic_zoom")
     @classmethod
     def _order(cls, scale):
         if not 0 < scale[0] <= scale[1]:

@@ -26,17 +26,20 @@ from ..data.coco import open_data
 from ..data.doctor import check_data
 from ..data.files import DataError
 from ..data.loader import PoseLoader, make_loader
+from ..data.mosaic import MosaicTransform
+from ..data.reference import ReferenceTransform
 from ..data.transforms import ColourJitter, TrainTransform
 from ..loss.pose_loss import PoseLoss
-from ..model.network import YoloNASPose
+from ..model.network import YoloNASPose, find_variant
 from ..model.pretrained import get
 from .capacity import fit_batch_size
 from .optim import Accumulation, WeightAverage, learning_rate, parameter_groups, set_learning, set_training
 from .recipe import Recipe, RecipeError
 
 # %% auto #0
-__all__ = ['STATE', 'build_data', 'build_model', 'build_transform', 'build_loss', 'examine_data', 'Run', 'make_accelerator',
-           'choose_batch_size', 'start_run', 'write_whole', 'save_state', 'saved_recipe', 'load_state']
+__all__ = ['STATE', 'build_data', 'build_model', 'build_transform', 'build_loss', 'examine_data', 'Run', 'make_folder',
+           'make_accelerator', 'choose_batch_size', 'start_run', 'write_whole', 'save_state', 'saved_recipe',
+           'load_state']
 
 # %% ../../nbs/5_training/54_run.ipynb #5129a876
 def build_data(
@@ -58,20 +61,33 @@ def build_data(
 def build_model(
     recipe: Recipe,      # checked
     skeleton: Skeleton,  # of the images
+    resume: bool = False,  # a saved state will bring the weights
 ) -> YoloNASPose:
     "The model of a recipe, with its weights. Raises RecipeError where chance would be frozen."
     if recipe.weights is None and (recipe.freeze or recipe.head_first_epochs):
         raise RecipeError("freeze and head_first_epochs need weights: without them the frozen parts would stay as chance made them")
-    return get(recipe.model, pretrained_weights=recipe.weights, skeleton=skeleton)
+    return get(recipe.model, pretrained_weights=None if resume else recipe.weights, skeleton=skeleton)
 
 
+# %% ../../nbs/5_training/54_run.ipynb #e103281a
 def build_transform(
     recipe: Recipe,      # checked
     skeleton: Skeleton,  # says who mirrors whom
-) -> TrainTransform:
-    "The random changes of a recipe."
-    return TrainTransform(recipe.image_size, skeleton, recipe.flip, recipe.rotation, recipe.scale, recipe.translation,
-                          recipe.affine_p, ColourJitter(p=recipe.colour_p), keep_unlabelled=recipe.ignore_unlabelled)
+) -> TrainTransform | MosaicTransform | ReferenceTransform:
+    "The random changes of a recipe. Raises RecipeError where the pipeline of the reference lacks what is asked for."
+    colour = ColourJitter(recipe.light, recipe.light, *[recipe.colour] * 3, recipe.colour_p, recipe.swap_channels_p)
+    words = dict(flip=recipe.flip, rotation=recipe.rotation, scale=recipe.scale, translation=recipe.translation, colour=colour,
+                 affine_p=recipe.affine_p, quarter_turn=recipe.quarter_turn_p, keep_unlabelled=recipe.ignore_unlabelled)
+    if recipe.pipeline == "reference":
+        lacking = [key for key in ("shear", "mixup_p", "paste_p", "close_epochs") if getattr(recipe, key)]
+        if lacking:
+            raise RecipeError(f"pipeline: reference has no {', '.join(lacking)}. Leave them out, or take pipeline: one_warp.")
+        return ReferenceTransform(recipe.image_size, skeleton, **words, mosaic=recipe.mosaic_p)
+    single = TrainTransform(recipe.image_size, skeleton, **words, shear=recipe.shear)
+    if not (recipe.mosaic_p or recipe.mixup_p or recipe.paste_p):
+        return single
+    until = recipe.epochs - recipe.close_epochs if recipe.close_epochs else None
+    return MosaicTransform(single, skeleton, recipe.mosaic_p, recipe.mixup_p, recipe.paste_p, recipe.mosaic_zoom, until)
 
 
 def build_loss(
@@ -155,6 +171,16 @@ class Run:
         set_learning(self.accelerator.unwrap_model(self.model), frozen)
         set_training(self.accelerator.unwrap_model(self.model), frozen, self.recipe.norms)
 
+# %% ../../nbs/5_training/54_run.ipynb #475237a6
+def make_folder(
+    folder: Path,  # of a run
+) -> None:
+    "Makes it. Raises OSError that says what to do."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{folder}: this folder cannot be made ({error.strerror}). Choose another one with out=...") from error
+
 # %% ../../nbs/5_training/54_run.ipynb #4e162fad
 STATE = "state.pt"  # in the folder of a run
 
@@ -202,14 +228,16 @@ def start_run(
     model: YoloNASPose | None = None,  # to go on with; None: the one of the recipe
 ) -> Run:
     "A run before its first step. Raises RecipeError and DataError."
-    folder.mkdir(parents=True, exist_ok=True)
+    find_variant(recipe.model)
+    make_folder(folder)
     accelerator = make_accelerator(recipe, folder)
     set_seed(recipe.seed)
     if recipe.check_data and data is None and not recipe.data.startswith("toy") and not (folder / STATE).exists():
         examine_data(recipe, folder, accelerator)
     train_set, val = data or build_data(recipe)
     skeleton, images = train_set.skeleton, Tolerant(train_set)
-    model = build_model(recipe, skeleton) if model is None else model
+    with accelerator.local_main_process_first():  # one process downloads for all
+        model = build_model(recipe, skeleton, (folder / STATE).exists()) if model is None else model
     model = model.to(memory_format=torch.channels_last) if recipe.channels_last else model
     set_learning(model, recipe.freeze)
     loss = build_loss(recipe, skeleton).to(accelerator.device)
@@ -220,7 +248,7 @@ def start_run(
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     loader = make_loader(images, recipe.image_size, recipe.batch_size, build_transform(recipe, skeleton), shuffle=True,
                          drop_last=True, workers=recipe.workers, seed=recipe.seed, rank=accelerator.process_index,
-                         world=accelerator.num_processes, pin_memory=accelerator.device.type == "cuda")
+                         world=accelerator.num_processes, pin_memory=accelerator.device.type == "cuda", multi_scale=recipe.multi_scale)
     model, optimizer = accelerator.prepare(model, optimizer)
     average.model.to(accelerator.device)
     pending = Accumulation(recipe.average_over_ranks, accelerator.num_processes)
@@ -254,6 +282,7 @@ def save_state(
     state = {"model": run.accelerator.unwrap_model(run.model).state_dict(), "average": run.average.model.state_dict(),
              "optimizer": run.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None,
              "recipe": run.recipe.model_dump_json(), "history": json.dumps(run.history), "broken": run.broken,
+             "metadata": run.average.model.metadata, "licence": run.average.model.metadata.get("licence", ""),
              **{name: getattr(run, name) for name in ("epoch", "batch", "step", "best", "stale", "empty")}}
     write_whole(run.folder / STATE, lambda stream: torch.save(state, stream))
     run.saved = run.step
@@ -277,7 +306,8 @@ def load_state(
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no saved state to resume from. Start without resume, or give the folder of the run.")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    saved, now = json.loads(state["recipe"]), json.loads(run.recipe.model_dump_json())
+    now = json.loads(run.recipe.model_dump_json())
+    saved = {**Recipe().model_dump(mode="json"), **json.loads(state["recipe"])}  # keys that are younger than the state
     free = {"workers", "log_every", "save_every", "trackers", "description", "val_batch_size", "max_broken", "check_data"}
     changed = [key for key in now if now[key] != saved.get(key) and key not in free]
     if changed:
@@ -285,6 +315,8 @@ def load_state(
                           f"{run.folder / 'recipe.yaml'}, or start a new run from its weights.")
     run.accelerator.unwrap_model(run.model).load_state_dict(state["model"])
     run.average.model.load_state_dict(state["average"])
+    for model in (run.accelerator.unwrap_model(run.model), run.average.model):
+        model.metadata = dict(state.get("metadata", {}))
     run.optimizer.load_state_dict(state["optimizer"])
     if state["scaler"] and run.accelerator.scaler:
         run.accelerator.scaler.load_state_dict(state["scaler"])
