@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -15,8 +16,8 @@ import typer
 import yaml
 
 # %% auto #0
-__all__ = ['app', 'Model', 'Weights', 'Size', 'Conf', 'Iou', 'main', 'read_model', 'predict', 'read_changes', 'train', 'validate',
-           'models', 'recipe', 'demo']
+__all__ = ['app', 'Model', 'Weights', 'Size', 'Conf', 'Iou', 'main', 'read_model', 'predict', 'predict_pictures', 'predict_film',
+           'image_ids', 'write_json', 'read_changes', 'train', 'validate', 'models', 'recipe', 'demo']
 
 # %% ../nbs/80_cli.ipynb #3295590c
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -57,28 +58,84 @@ Iou = Annotated[float, typer.Option(help="Largest overlap of two people, 0..1.")
 
 @app.command()
 def predict(
-    source: Annotated[str, typer.Argument(help="Image, folder, pattern, URL or video.")],
+    source: Annotated[str, typer.Argument(help="Image, folder, pattern, URL, film, or number of a camera.")],
     model: Model = "yolo_nas_pose_n",
     weights: Weights = None,
     conf: Conf = .5,
     iou: Iou = .7,
     size: Size = 640,
-    out: Annotated[Path, typer.Option(help="Folder for the painted pictures.")] = Path("runs/predict"),
+    out: Annotated[Path, typer.Option(help="Folder for the painted pictures, or the painted film.")] = Path("runs/predict"),
     results: Annotated[Optional[Path], typer.Option(help="Also write COCO results to this JSON file.")] = None,
+    labels: Annotated[Optional[Path], typer.Option(help="COCO label file that gives the image ids, by file name.")] = None,
+    most: Annotated[Optional[int], typer.Option(help="Pictures of a film or camera; none: all of them.")] = None,
 ) -> None:
-    "Finds poses in pictures and paints them."
-    predictions = read_model(model, weights).predict(source, conf=conf, iou=iou, image_size=size)
-    paths = predictions.save(out)
-    people = sum(len(one.prediction.scores) for one in predictions)
-    print(f"{people} people in {len(predictions)} pictures, painted in {out}")
+    "Finds poses in pictures and films, and paints them."
+    from yolo_nas_pose.deploy.predict import PoseStream
+    ids = None if labels is None else image_ids(labels)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*All are in .errors")  # they are printed below
+        found = read_model(model, weights).predict(int(source) if source.isdigit() else source, conf=conf, iou=iou, image_size=size)
+    rows = predict_film(found, out, most) if isinstance(found, PoseStream) else predict_pictures(found, out, ids)
     if results is not None:
-        results.parent.mkdir(parents=True, exist_ok=True)
-        results.write_text(json.dumps(predictions.to_coco()))
+        write_json(results, rows)
         print(f"results in {results}")
-    for name, reason in predictions.errors:
+    for name, reason in found.errors:
         print(f"skipped {name}: {reason}", file=sys.stderr)
-    if predictions.errors and not paths:
+    if found.errors:
         raise typer.Exit(1)
+
+
+# %% ../nbs/80_cli.ipynb #b10bb3d3
+def predict_pictures(
+    found,          # PosePredictions
+    out: Path,      # folder for the painted pictures
+    ids,            # image ids by file name, or None
+) -> list[dict]:    # COCO results, each with the name of its picture
+    "Paints pictures."
+    found.save(out)
+    print(f"{sum(map(len, found))} people in {len(found)} pictures, painted in {out}")
+    names = [Path(each.name).name for each in found for _ in range(len(each))]
+    return [{**row, "file_name": name} for row, name in zip(found.to_coco(ids), names)]
+
+
+def predict_film(
+    found,               # PoseStream
+    out: Path,           # folder for the painted film
+    most: int | None,    # pictures; None for all
+) -> list[dict]:         # COCO results, the image id is the number of the picture in the film
+    "Paints a film."
+    from yolo_nas_pose.deploy.predict import coco_results
+    rows, count = [], 0
+    def told(stream):
+        nonlocal count
+        for each in stream:
+            rows.extend(coco_results([each], [count], 1))
+            count += 1
+            yield each
+    found.predictions = told(found.predictions)
+    path = found.save(out / f"{Path(found.name).stem.replace(' ', '_')}.mp4", most)
+    print(f"{len(rows)} people in {count} pictures, painted in {path}")
+    return rows
+
+
+def image_ids(
+    labels: Path,       # a label file in COCO format
+) -> dict[str, int]:    # image ids by file name
+    "Image ids of a label file. Raises DataError if it is none."
+    from yolo_nas_pose.data.coco import read_labels
+    return {Path(image["file_name"]).name: image["id"] for image in read_labels(labels)[0]["images"]}
+
+
+def write_json(
+    path: Path,   # its folder is made if missing
+    value,        # what JSON can hold
+) -> None:
+    "Writes a JSON file at once, or not at all."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value))
+    part.replace(path)
+
 
 # %% ../nbs/80_cli.ipynb #7c7c213a
 def read_changes(

@@ -328,7 +328,7 @@ class PoseStream(Iterator):
         part, writer = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}"), None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            for each in itertools.islice(self, most):
+            for each in tqdm(itertools.islice(self, most), desc="predict", unit="picture", disable=None):
                 if writer is None:
                     size, code = each.size, cv2.VideoWriter_fourcc(*CODECS[path.suffix.lower()])
                     writer = cv2.VideoWriter(str(part), code, self.fps, size[::-1])

@@ -12,6 +12,7 @@ import signal
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,7 +55,7 @@ def train_step(
     images = to_input(batch.images.to(accelerator.device, non_blocking=True))
     if recipe.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    with accelerator.no_sync(run.model) if not update else accelerator.autocast():
+    with nullcontext() if update else accelerator.no_sync(run.model):
         parts = run.loss(run.model(images), batch.targets.to(accelerator.device, non_blocking=True))
         values = dict(zip(parts._fields, torch.stack([part.detach().float() for part in parts]).tolist()))
         check_loss(run, values)
@@ -147,12 +148,13 @@ def plot_history(
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
     history = json.loads((folder / "history.json").read_text()) if (folder / "history.json").exists() else []
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.6), layout="constrained")
-    for part in ("cls", "iou", "dfl", "pose_cls", "pose_reg", "total"):
-        left.plot([row["step"] for row in rows], [row[part] for row in rows], label=part, lw=1, color="k" if part == "total" else None)
+    left.plot([row["step"] for row in rows], [row["total"] for row in rows], label="total", lw=4, color="0.8")
+    for part, style in zip(("cls", "iou", "dfl", "pose_cls", "pose_reg"), ("-", "--", ":", "-.", (0, (5, 1)))):
+        left.plot([row["step"] for row in rows], [row[part] for row in rows], label=part, lw=1, ls=style)
     left.set(xlabel="update", ylabel="weighted loss", yscale="log")
     left.legend(fontsize=7, ncols=2)
-    for key in ("AP", "AP50", "AP75", "PCK"):
-        right.plot([entry["step"] for entry in history], [entry[key] for entry in history], "o-", ms=3, label=key)
+    for key, style in zip(("AP", "AP50", "AP75", "PCK"), ("o-", "s--", "^:", "d-.")):
+        right.plot([entry["step"] for entry in history], [entry[key] for entry in history], style, ms=3, label=key)
     right.set(xlabel="update", ylabel="on validation images", ylim=(0, 1))
     right.legend(fontsize=7)
     return figure
