@@ -24,7 +24,7 @@ Share = Field(ge=0, le=1)
 class ModelKeys(BaseModel):
     "What is trained, and from where."
     model: str = "yolo_nas_pose_s"    # name of a variant
-    weights: str | None = None        # "coco_pose", "toy", a checkpoint (pose or detector), or None: start from chance
+    weights: str | None = None        # "coco_pose", "toy", a checkpoint (pose or detector), or None: random weights
     skeleton: str | None = None       # name of a skeleton; None: the one of the labels
 
 # %% ../../nbs/5_training/50_recipe.ipynb #08386831
@@ -68,13 +68,13 @@ class LossKeys(BaseModel):
     iou_loss: Literal["ciou", "giou"] = "ciou"         # boxes
     pose_cls_loss: Literal["focal", "bce"] = "focal"   # joint confidence
     pose_reg_loss: Literal["oks", "cauchy"] = "oks"    # joint positions; cauchy also pulls at joints that are far off
-    cls_weight: float = Field(1., ge=0)
-    iou_weight: float = Field(2.5, ge=0)
-    dfl_weight: float = Field(.01, ge=0)               # 0.5 for M and L
-    pose_cls_weight: float = Field(1., ge=0)
-    pose_reg_weight: float = Field(34., ge=0)          # 10 for M and L
-    rescale_pose_by_score: bool = True
-    assign_by_oks: bool = True
+    cls_weight: float = Field(1., ge=0)                # of the person score in the sum
+    iou_weight: float = Field(2.5, ge=0)               # of the overlap of boxes
+    dfl_weight: float = Field(.01, ge=0)               # of the side distributions; 0.5 for M and L
+    pose_cls_weight: float = Field(1., ge=0)           # of the joint confidence
+    pose_reg_weight: float = Field(34., ge=0)          # of the joint positions; 10 for M and L
+    rescale_pose_by_score: bool = True                 # joint losses count by target score; False: all positives alike
+    assign_by_oks: bool = True                         # quality is IoU times OKS; False: IoU alone
     claimants_only: bool = True                        # conflicts only among claimants
     average_over_ranks: bool = True                    # one normaliser for all processes
 
