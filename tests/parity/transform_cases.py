@@ -1,4 +1,4 @@
-"""Stores what super-gradients makes of one image and its labels, step by step, for `test_transforms.py`.
+"""Stores what super-gradients makes of one image and its labels, step by step, for `test_reference_transforms.py`.
 
 Run with the Python of an environment that holds super-gradients 3.7.1:  python tests/parity/transform_cases.py
 """

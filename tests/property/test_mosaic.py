@@ -78,13 +78,13 @@ def test_a_dot_stays_at_its_joint_through_all_geometry(x, y, seed):
         assert_allclose(bright_place(moved.image), expected, atol=.15)
 
 
-@given(st.integers(0, 3), st.floats(.5, 1), seeds)
-def test_a_dot_in_a_tile_stays_at_its_joint_or_leaves_with_it(cell, zoom, seed):
+@given(st.integers(0, 3), st.floats(.5, 1), st.floats(8, 152), st.floats(8, 112), seeds)
+def test_a_dot_in_a_tile_stays_at_its_joint_or_leaves_with_it(cell, zoom, x, y, seed):
     rng, canvas = chance(seed), np.full((160, 192, 3), 127, np.uint8)
     frame = four_cells((160, 192), draw_centre((160, 192), rng))[cell]
     single = TrainTransform((160, 192), COCO17, colour=None, shear=5, quarter_turn=.5)
-    tile, map = lay_tile(one_dot(80, 60, (120, 160)), canvas, frame, zoom, single, rng)
-    place = affine.apply(map, np.array([80., 60]))
+    tile, map = lay_tile(one_dot(x, y, (120, 160)), canvas, frame, zoom, single, rng)
+    place = affine.apply(map, np.array([x, y]))
     seen = tile.joints[0][tile.joints[0, :, 2] > 0]
     assert len(seen) == (np.array([*(place >= frame[:2]), *(place < frame[2:])]).all())
     outside = canvas.copy()
@@ -143,6 +143,12 @@ def test_what_hides_only_lowers_visibility_and_twice_is_once(seed, strip):
     once = hide(scene, cover)
     assert_array_equal(once.joints[..., :2], scene.joints[..., :2])
     assert (once.joints[..., 2] <= scene.joints[..., 2]).all() and (once.areas <= scene.areas).all()
+    under = (scene.joints[..., 0] >= strip * 24) & (scene.joints[..., 0] < strip * 24 + 30)
+    width = np.maximum(scene.boxes[:, 2] - scene.boxes[:, 0], 1e-6)
+    covered = (np.minimum(scene.boxes[:, 2], strip * 24 + 30) - np.maximum(scene.boxes[:, 0], strip * 24)) / width
+    safe = covered < .6
+    expected = np.where(under, np.minimum(scene.joints[..., 2], 1), scene.joints[..., 2])
+    assert_array_equal(once.joints[safe, :, 2], expected[safe])
     assert_array_equal(hide(once, cover).joints, once.joints)
     full = hide(scene, np.full_like(cover, 255))
     assert (full.joints[..., 2] == 0).all() and (full.areas[(scene.boxes[:, 2:] - scene.boxes[:, :2]).min(-1) > 1] == 0).all()
@@ -164,6 +170,16 @@ def test_a_pasted_person_is_in_the_picture_where_the_labels_say(seed):
     colours = result.image[seen[:, 1], seen[:, 0]].astype(int)
     if len(seen):
         assert np.median(np.abs(colours - (0, 255, 0)).max(-1)) < 40
+
+
+def test_what_is_not_in_the_other_picture_is_not_pasted():
+    joints = np.zeros((1, 17, 3), np.float32)
+    joints[0] = [(2, 10 + 5 * n, 2) for n in range(17)]  # a person along the left edge of a black picture
+    donor = PoseSample(np.zeros((100, 60, 3), np.uint8), np.array([[0, 5, 12, 95]], np.float32), joints, np.array([3000], np.float32), np.array([False]))
+    white = PoseSample.empty(np.full((100, 100, 3), 255, np.uint8), 17)
+    result = paste_people(white, donor, TrainTransform(100, COCO17, flip=0, affine_p=0, colour=None), COCO17, chance(0))
+    assert len(result.boxes) == 1 and (result.image[:, 20:] < 128).any()
+    assert (result.image[:, :17] == 255).all()  # the picture begins at column 20
 
 
 def test_nothing_is_pasted_from_a_crowd_or_from_nobody():
