@@ -6,7 +6,7 @@ from yolo_nas_pose.core.toy import ToyScenes
 from yolo_nas_pose.training import loop
 
 BUSY = dict(model="yolo_nas_pose_n", image_size=64, batch_size=4, workers=0, epochs=4, evaluate_every=4, save_every=1, warmup_steps=2, log_every=1,
-            clip_norm=20, tensorboard=False, mosaic_p=.6, mixup_p=.2, paste_p=.3, close_epochs=1, multi_scale=.5, shear=4, quarter_turn_p=.3)
+            clip_norm=20, trackers=[], mosaic_p=.6, mixup_p=.2, paste_p=.3, close_epochs=1, multi_scale=.5, shear=4, quarter_turn_p=.3)
 
 
 def test_an_interrupted_run_sees_the_same_mixed_images(tmp_path, monkeypatch):
