@@ -165,8 +165,8 @@ def camera(
     animal: bool,              # animals are seen from the side more often
 ) -> np.ndarray:               # (3, 3)
     "How a figure is turned to us."
-    around = rng.normal(90 * rng.choice([-1, 1]), 30) if animal else rng.normal(0, 40)
-    if rng.random() < .2:
+    around = rng.normal(90 * rng.choice([-1, 1]), 30) if animal else rng.normal(0, 30)
+    if rng.random() < .1:
         around = rng.uniform(-180, 180)
     tilt = rng.normal(0, 6) if rng.random() < .96 or animal else rng.uniform(-100, 100)
     return turn(2, tilt) @ turn(0, rng.normal(8, 8)) @ turn(1, around)
@@ -177,8 +177,8 @@ def arrange(
     size: tuple[int, int],     # (height, width), px
     rng: np.random.Generator,  # chance
 ) -> list[tuple[float, np.ndarray]]:  # heights and centres in px, far ones first
-    "Where the figures stand. One time in five they stand together."
-    side, together = min(size), rng.random() < .2
+    "Where the figures stand. One time in ten they stand together."
+    side, together = min(size), rng.random() < .1
     heights = side * np.exp(rng.uniform(np.log(.35), np.log(.95), count) - .12 * max(count - 2, 0))
     if together and count:
         spots = rng.uniform(.35, .65, 2) + rng.normal(0, (.18, .07), (count, 2))
@@ -223,7 +223,7 @@ def toy_scene(
     for n, (height, center) in enumerate(arrange(count, size, rng)):
         figure = place(make(rng), camera(rng, kind == "animals"), height, center)
         placed.append((figure, *paint_figure(image, owner, figure, 8 * n)))
-        if rng.random() < .08:
+        if rng.random() < .05:
             paint_obstacle(image, owner, rng)
     shown = count_pixels(owner)
     for n, (figure, box, area) in enumerate(placed):
