@@ -11,8 +11,8 @@ from torch.testing import assert_close
 
 from yolo_nas_pose.core.geometry import box_iou, grid_points, oks, oks_area
 from yolo_nas_pose.core.structures import RawPoses, Targets
-from yolo_nas_pose.loss import assigner
-from yolo_nas_pose.loss.assigner import assign, best_people, find_candidates, pack, unpack
+from yolo_nas_pose.loss import assigner, pose_loss
+from yolo_nas_pose.loss.assigner import assign, best_people, contested, find_candidates, pack, unpack
 from yolo_nas_pose.loss.pose_loss import PoseLoss, assign_raw, expected_sides
 
 settings.register_profile("quick", deadline=None, max_examples=25, derandomize=True)
@@ -149,7 +149,7 @@ def test_shapes_bounds_and_one_owner_each(way, seed):
 def test_groups_of_people_do_not_change_the_result(seed):
     raw, targets = made(seed)
     whole = assign(*proposals(raw), targets, SIGMAS)
-    usual, sizes = assigner.chunk_size, (1, 2, 5, 10**6)
+    usual, sizes = assigner.chunk_size, (7, 100, 10**6)
     for size in sizes:
         assigner.chunk_size = lambda *_: size
         try:
@@ -364,12 +364,56 @@ def test_candidates_have_the_quality_of_the_plain_formula(seed):
     image = targets.boxes[:, 0].long()
     plain = oks(joints[image], targets.joints[:, None, :, 1:3], targets.joints[:, None, :, 3], oks_area(targets.boxes[:, None, 1:]), SIGMAS)
     plain = plain * box_iou(targets.boxes[:, None, 1:], boxes[image])[:, 0]
-    assert_close(found.quality, plain, rtol=1e-4, atol=1e-6)
-    allowed = torch.ones(len(image), dtype=torch.bool)
-    winners = best_people(found.quality, image, allowed, 3, 2).view(3, -1)
+    wanted = found.inside.gather(1, found.anchors)
+    asked = found.inside | contested(image, found.anchors, wanted, scores.shape)[image]
+    assert_close(found.quality, plain * asked, rtol=1e-4, atol=1e-6)
+    everywhere = torch.ones_like(found.inside)
+    winners = best_people(plain, image, everywhere, 3).view(3, -1)
     for b in set(image.tolist()):
         mine = (image == b).nonzero().flatten()
-        assert torch.equal(winners[b], mine[found.quality[mine].argmax(0)])
+        assert torch.equal(winners[b], mine[plain[mine].argmax(0)])
+
+
+@pytest.mark.parametrize("way", EVERY_WAY, ids=str)
+@given(seeds)
+@settings(max_examples=10)
+def test_all_pairs_and_some_pairs_give_one_assignment(way, seed):
+    "What a GPU computes, who must not wait for the length of a list, and what a CPU computes."
+    raw, targets = made(seed)
+    some = assign_raw(raw, targets, SIGMAS, **way)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assigner, "pairs", assigner.all_pairs)
+        patch.setattr(pose_loss, "pairs", assigner.all_pairs)
+        patch.setattr(assigner, "chunk_size", lambda device: 700)
+        every = assign_raw(raw, targets, SIGMAS, **way)
+    for a, b in zip(some, every):
+        assert_close(a, b)
+
+
+@given(seeds, st.floats(0, 1))
+@settings(max_examples=10)
+def test_pairs_cover_a_mask(seed, share):
+    mask = torch.rand(7, 50, generator=torch.Generator().manual_seed(seed)) < share
+    some, every = torch.zeros_like(mask), torch.zeros_like(mask)
+    for row, column in assigner.some_pairs(mask):
+        some[row, column] = True
+    for row, column in assigner.all_pairs(mask):
+        every[row, column] = True
+    assert torch.equal(some, mask) and every.all()
+
+
+def test_nobody_looks_at_the_boxes_of_cells_outside_all_boxes():
+    "NaN there changes nothing, and people's labels that nobody has seen may be NaN too."
+    targets = two_people()
+    targets.joints[0, 0, 1:] = torch.tensor([torch.nan, torch.nan, 0])
+    raw = answers(1, two_people(), images=1)
+    clean = assign_raw(raw, targets, SIGMAS)
+    box = targets.boxes[:, None, 1:]
+    outside = ~((box[..., :2] < POINTS) & (POINTS < box[..., 2:])).all(-1).any(0)
+    dirty = raw._replace(box_bins=raw.box_bins.masked_fill(outside[:, None], torch.nan), joints=raw.joints.masked_fill(outside[:, None, None], torch.nan))
+    assert clean.positive.sum() == 26 and clean.scores.isfinite().all()
+    for a, b in zip(clean, assign_raw(dirty, targets, SIGMAS)):
+        assert torch.equal(a, b)
 
 
 MEMORY = """

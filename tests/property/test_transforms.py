@@ -201,3 +201,16 @@ def test_hue_turns_and_the_rest_is_clipped(hue, saturation, value, seed):
     colours = cv2.cvtColor(image, cv2.COLOR_BGR2HSV).astype(int) + (hue, saturation, value)
     colours = np.stack([colours[..., 0] % 180, *np.clip(colours[..., 1:], 0, 255).transpose(2, 0, 1)], -1).astype(np.uint8)
     assert_array_equal(shift_hsv(image, hue, saturation, value), cv2.cvtColor(colours, cv2.COLOR_HSV2BGR))
+
+
+def test_an_altered_copy_leaves_the_original_alone():
+    "All transforms of training are resized that way, for batches of many scales."
+    from yolo_nas_pose.core.skeleton import COCO17
+    from yolo_nas_pose.data.mosaic import MosaicTransform
+    from yolo_nas_pose.data.reference import ReferenceTransform
+    from yolo_nas_pose.data.transforms import TrainTransform
+    single, reference = TrainTransform(64, COCO17), ReferenceTransform(64, COCO17)
+    mosaic = MosaicTransform(single, COCO17)
+    assert single.resized(96).size == (96, 96) and single.size == (64, 64)
+    assert mosaic.resized(96).single.size == (96, 96) and mosaic.single.size == (64, 64) and mosaic.resized(96).chances == mosaic.chances
+    assert reference.resized(96).fit.size == 96 and reference.fit.size == 64

@@ -22,6 +22,23 @@ def test_ill_typed_values_are_named(key, value):
         load_recipe("toy", **{key: value})
 
 
+@pytest.mark.parametrize("key, value", [("epochs", True), ("lr", True), ("workers", False), ("scale", [True, 2]), ("clip_norm", True), ("batch_size", True),
+                                        ("lr", float("inf")), ("lr", float("nan")), ("clip_norm", float("inf")), ("scale", [.5, float("inf")]),
+                                        ("cls_weight", float("nan")), ("ema_beta", "inf"), ("epochs", float("inf"))])
+def test_neither_truth_values_nor_infinities_are_numbers(key, value):
+    with pytest.raises(RecipeError, match=f"{key}: "):
+        load_recipe("toy", **{key: value})
+
+
+def test_no_number_key_takes_a_truth_value():
+    for key, field in Recipe.model_fields.items():
+        if field.annotation is bool:
+            assert load_recipe("toy", **{key: True})
+        else:
+            with pytest.raises(RecipeError, match=key):
+                load_recipe("toy", **{key: True})
+
+
 def test_a_key_of_old_is_explained():
     with pytest.raises(RecipeError, match="now called trackers"):
         load_recipe("toy", tensorboard=False)

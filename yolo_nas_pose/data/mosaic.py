@@ -5,7 +5,6 @@
 # %% ../../nbs/1_data/13_mosaic.ipynb #af6d114c
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from ..core import affine
 from ..core.structures import PoseSample
-from .transforms import ColourJitter, TrainTransform, clip, lay, move_labels, remove
+from .transforms import ColourJitter, TrainTransform, altered, clip, lay, move_labels, remove
 
 if TYPE_CHECKING:
     from yolo_nas_pose.core.skeleton import Skeleton
@@ -231,9 +230,7 @@ class MosaicTransform:
 
     def resized(self, size: int | tuple[int, int]) -> MosaicTransform:
         "The same changes into an input of another size, px."
-        other = copy.copy(self)
-        other.single = self.single.resized(size)
-        return other
+        return altered(self, single=self.single.resized(size))
 
     def from_set(self, dataset: Sequence[PoseSample], index: int, rng: np.random.Generator, epoch: int = 0) -> tuple:
         "(sample in input px, map (2, 3) from source px of image `index`, its (height, width))."

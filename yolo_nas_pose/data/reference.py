@@ -5,7 +5,6 @@
 # %% ../../nbs/1_data/15_reference.ipynb #02fbcd4f
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ import numpy as np
 from ..core import affine
 from ..core.structures import PoseSample
 from .mosaic import join
-from .transforms import ColourJitter, Letterbox, clip, mirrors, move_labels, remove
+from .transforms import ColourJitter, Letterbox, altered, clip, mirrors, move_labels, remove
 
 if TYPE_CHECKING:
     from yolo_nas_pose.core.skeleton import Skeleton
@@ -135,9 +134,7 @@ class ReferenceTransform:
 
     def resized(self, size: int | tuple[int, int]) -> ReferenceTransform:
         "The same changes into an input of another size, px."
-        other = copy.copy(self)
-        other.fit = self.fit.resized(size)
-        return other
+        return altered(self, fit=self.fit.resized(size))
 
     def from_set(self, dataset: Sequence[PoseSample], index: int, rng: np.random.Generator, epoch: int = 0) -> tuple:
         "(sample in input px, a map that is not a number, (height, width) of image `index`)."

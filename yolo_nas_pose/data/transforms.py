@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['mirrors', 'move_labels', 'move', 'clip', 'remove', 'HorizontalFlip', 'RandomAffine', 'QuarterTurn', 'turned',
-           'Letterbox', 'change_light', 'shift_hsv', 'ColourJitter', 'Compose', 'reach', 'lay', 'Geometry',
+           'Letterbox', 'change_light', 'shift_hsv', 'ColourJitter', 'Compose', 'reach', 'lay', 'Geometry', 'altered',
            'TrainTransform']
 
 # %% ../../nbs/1_data/12_transforms.ipynb #a48e32eb
@@ -279,6 +279,16 @@ class Geometry:
         upright = turned(size, turn)
         return affine.compose(flip, turn, self.affine.draw(upright, rng)), upright
 
+# %% ../../nbs/1_data/12_transforms.ipynb #7c56fad3
+def altered(
+    transform: object,  # stays as it is
+    **parts: object,    # attributes of the copy
+) -> object:            # of the same kind
+    "A copy with other attributes."
+    other = copy.copy(transform)
+    vars(other).update(parts)
+    return other
+
 # %% ../../nbs/1_data/12_transforms.ipynb #01564836
 class TrainTransform:
     "All changes of training: draws one map, warps once into the input, then changes the light of the small image."
@@ -309,9 +319,7 @@ class TrainTransform:
 
     def resized(self, size: int | tuple[int, int]) -> TrainTransform:
         "The same changes into an input of another size, px."
-        other = copy.copy(self)
-        other.size = affine.full_size(size)
-        return other
+        return altered(self, size=affine.full_size(size))
 
     def with_map(self, sample: PoseSample, rng: np.random.Generator) -> tuple[PoseSample, np.ndarray]:
         "The changed sample in input px, and the map (2, 3) from source px to input px."

@@ -5,17 +5,19 @@
 # %% ../../nbs/3_loss/30_assigner.ipynb #6b0ff472
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..core.geometry import box_iou, oks_area
+from ..core.geometry import oks, oks_area, overlap
 from ..core.structures import Targets
 
 # %% auto #0
-__all__ = ['centres_inside', 'oks_at_anchors', 'Candidates', 'chunk_size', 'find_candidates', 'pack', 'unpack', 'best_people',
-           'Claims', 'settle', 'target_scores', 'Assignment', 'assign']
+__all__ = ['centres_inside', 'quality_at', 'Candidates', 'chunk_size', 'some_pairs', 'all_pairs', 'pairs', 'contested',
+           'find_candidates', 'pack', 'unpack', 'best_people', 'Claims', 'settle', 'target_scores', 'anybody',
+           'Assignment', 'assign']
 
 # %% ../../nbs/3_loss/30_assigner.ipynb #2c31dbe6
 def centres_inside(
@@ -25,47 +27,81 @@ def centres_inside(
     "True where a cell centre lies inside a person's box; the edge itself is outside."
     x, y = points.unbind(1)
     left, top, right, bottom = boxes[:, :, None].unbind(1)
-    return (x - left > 1e-9) & (y - top > 1e-9) & (right - x > 1e-9) & (bottom - y > 1e-9)
+    return (x > left) & (y > top) & (x < right) & (y < bottom)
 
 # %% ../../nbs/3_loss/30_assigner.ipynb #d10e17e6
-def oks_at_anchors(
-    planes: Tensor,  # (N, K, 2, A) joints that each anchor proposes, input px; used up as scratch space
-    joints: Tensor,  # (N, K, 3) labelled joints: x and y in input px, visibility
-    boxes: Tensor,   # (N, 4) xyxy, input px
-    sigmas: Tensor,  # (K,) tolerance of each joint
-) -> Tensor:         # (N, A) 0..1; 0 for people without a labelled joint
-    "OKS of each person with the pose of every anchor."
-    seen = joints[..., 2:] > 0
-    spread = 8 * sigmas.square()[:, None] * (oks_area(boxes).clamp(min=0)[:, None, None] + 1e-9)
-    planes.sub_(joints[..., :2].where(seen, 0)[..., None])
-    x, y = planes.unbind(2)
-    exponent = x.mul_(x).add_(y.mul_(y)).mul_(-1 / spread).add_(torch.where(seen, 0., -1e9)).clamp_(min=-87)
-    total = exponent.exp_().sum(1)
-    total.masked_fill_(total < 2e-38 * len(sigmas), 0)
-    return total.div_(seen.sum(1) + 1e-9)
+def quality_at(
+    boxes: Tensor,         # (B, A, 4) xyxy, input px
+    joints: Tensor,        # (B, A, K, 2) x and y, input px
+    targets: Targets,      # the N people of the batch
+    sigmas: Tensor,        # (K,) tolerance of each joint
+    person: Tensor,        # (...) int64, row of the targets
+    anchor: Tensor,        # (...) int64; shape equal to that of `person`, or able to broadcast
+    use_oks: bool = True,  # False: quality is IoU alone
+) -> Tensor:               # (...) 0..1; with OKS 0 for people without a labelled joint
+    "IoU times OKS of some people with the proposals of some anchors of their images."
+    image, box = targets.boxes[person, 0].long(), targets.boxes[person, 1:]
+    intersection, union = overlap(boxes[image, anchor], box)
+    quality = intersection / (union + 1e-9)
+    if use_oks:
+        label, seen = targets.joints[person, :, 1:3], targets.joints[person, :, 3] > 0
+        area = oks_area(box).clamp(min=0)
+        quality = quality * oks(joints[image, anchor], label.where(seen[..., None], 0), seen, area, sigmas)
+    return quality
 
 # %% ../../nbs/3_loss/30_assigner.ipynb #dd7e53ce
 class Candidates(NamedTuple):
     "What people and anchors think of each other: N people, A anchors, k candidates per person."
-    quality: Tensor  # (N, A) IoU times OKS
+    quality: Tensor  # (N, A) IoU times OKS inside the box and on contested anchors; elsewhere it may be left 0
     inside: Tensor   # (N, A) bool, cell centre inside the box
     anchors: Tensor  # (N, k) int64, the k best aligned anchors of each person
     align: Tensor    # (N, k) their alignment; 0 for anchors that only fill up the list
 
-
+# %% ../../nbs/3_loss/30_assigner.ipynb #78511191
 def chunk_size(
-    anchors: int,          # A
-    joints: int,           # K
     device: torch.device,  # where it runs
-) -> int:                  # people
-    "How many people to compare at a time: few enough for the cache of a CPU, many for a GPU."
-    numbers = 2**18 if device.type == "cpu" else 2**25
-    return max(1, numbers // (anchors * joints))
+) -> int:                  # pairs
+    "How many pairs to compare at a time: some megabytes on a CPU, some hundred on a GPU."
+    return 2**15 if device.type == "cpu" else 2**21
+
+
+def some_pairs(
+    mask: Tensor,  # (N, A) bool
+) -> Iterator[tuple[Tensor, Tensor]]:  # (n,) rows, (n,) columns
+    "The places where a mask is True, in groups. Finding out how many there are would make a GPU wait."
+    yield from zip(*(index.split(chunk_size(mask.device)) for index in mask.nonzero(as_tuple=True)))
+
+
+def all_pairs(
+    mask: Tensor,  # (N, A) bool
+) -> Iterator[tuple[Tensor, Tensor]]:  # (n, 1) rows, (1, A) columns
+    "All places of a mask, in groups of whole rows."
+    rows, columns = (torch.arange(length, device=mask.device) for length in mask.shape)
+    for some in rows.split(max(1, chunk_size(mask.device) // mask.shape[1])):
+        yield some[:, None], columns[None]
+
+
+def pairs(
+    mask: Tensor,  # (N, A) bool, where an answer is needed
+) -> Iterator[tuple[Tensor, Tensor]]:  # rows and columns, which broadcast
+    "At least the places where a mask is True: on a CPU these alone, elsewhere all."
+    return some_pairs(mask) if mask.device.type == "cpu" else all_pairs(mask)
 
 # %% ../../nbs/3_loss/30_assigner.ipynb #f654fb4a
+def contested(
+    image: Tensor,           # (N,) int64, image index
+    anchors: Tensor,         # (N, k) int64, what each person wants
+    wanted: Tensor,          # (N, k) bool, False for a wish that does not count
+    shape: tuple[int, int],  # B, A
+) -> Tensor:                 # (B, A) bool
+    "True on anchors that more than one person wants."
+    count = torch.zeros(shape, dtype=torch.int32, device=image.device)
+    return count.index_put_((image[:, None], anchors), wanted.int(), accumulate=True) > 1
+
+
 def find_candidates(
     scores: Tensor,        # (B, A) person scores 0..1
-    boxes: Tensor,         # (B, A, 4) xyxy, input px
+    boxes: Tensor,         # (B, A, 4) xyxy, input px; only those inside a box are asked
     joints: Tensor,        # (B, A, K, 2) x and y, input px
     points: Tensor,        # (A, 2) cell centres, input px
     targets: Targets,      # the N people of the batch
@@ -75,21 +111,19 @@ def find_candidates(
     beta: float = 6.0,     # power of the quality
     use_oks: bool = True,  # False: quality is IoU alone
 ) -> Candidates:           # for all N people
-    "The anchors that are best aligned with each person, a few people at a time."
-    size = chunk_size(len(points), len(sigmas), points.device)
-    box_planes = boxes.movedim(-1, 0).contiguous()
-    joint_planes = joints.flatten(2).mT.contiguous().unflatten(1, joints.shape[2:])
-    powered, found = scores.pow(alpha), []
-    for box_rows, joint_rows in zip(targets.boxes.split(size), targets.joints.split(size)):
-        image, box = box_rows[:, 0].long(), box_rows[:, 1:]
-        quality = box_iou(box[:, None], box_planes[:, image].movedim(0, -1))[:, 0]
-        if use_oks:
-            quality.mul_(oks_at_anchors(joint_planes.index_select(0, image), joint_rows[..., 1:], box, sigmas))
-        inside = centres_inside(points, box)
-        align = quality.pow(beta).mul_(powered.index_select(0, image)).masked_fill_(~inside, 0)
-        best = align.topk(min(topk, len(points)))
-        found.append(Candidates(quality, inside, best.indices, best.values))
-    return Candidates(*(torch.cat(parts) for parts in zip(*found)))
+    "The anchors that are best aligned with each person."
+    image, inside = targets.boxes[:, 0].long(), centres_inside(points, targets.boxes[:, 1:])
+    judged, powered = (boxes, joints, targets, sigmas), scores.pow(alpha)
+    quality, align = scores.new_zeros(2, *inside.shape)
+    for person, anchor in pairs(inside):
+        good = quality_at(*judged, person, anchor, use_oks)
+        quality[person, anchor] = good
+        align[person, anchor] = (powered[image[person], anchor] * good.pow(beta)).where(inside[person, anchor], 0)
+    values, anchors = align.topk(min(topk, len(points)))
+    asked = contested(image, anchors, inside.gather(1, anchors), scores.shape)[image] & ~inside
+    for person, anchor in pairs(asked):
+        quality[person, anchor] = quality_at(*judged, person, anchor, use_oks)
+    return Candidates(quality, inside, anchors, values)
 
 # %% ../../nbs/3_loss/30_assigner.ipynb #018d111b
 def pack(
@@ -110,17 +144,15 @@ def unpack(
 def best_people(
     quality: Tensor,  # (N, A) IoU times OKS
     image: Tensor,    # (N,) image index
-    allowed: Tensor,  # (N,) bool, who takes part
+    asked: Tensor,    # (N, A) bool, who takes part, and where it matters
     images: int,      # B
-    size: int,        # people at a time
-) -> Tensor:          # (B * A,) int64; 0 where an image has nobody
+) -> Tensor:          # (B * A,) int64; 0 where nobody takes part
     "For every anchor the person of its image with the highest quality."
-    keys = torch.full((images, quality.shape[1]), -2**62, device=image.device)
-    person = torch.arange(len(image), device=image.device)
-    for rows, index, number, may in zip(*(part.split(size) for part in (quality, image, person, allowed))):
-        mine = pack(rows, number[:, None]).masked_fill_(~may[:, None], -2**62)
-        keys.scatter_reduce_(0, index[:, None].expand_as(mine), mine, "amax")
-    return unpack(keys).flatten()
+    keys = torch.full((images * quality.shape[1],), -2**62, device=image.device)
+    for person, anchor in pairs(asked):
+        mine = pack(quality[person, anchor], person).where(asked[person, anchor], -2**62)
+        keys.scatter_reduce_(0, (image[person] * quality.shape[1] + anchor).flatten(), mine.flatten(), "amax")
+    return unpack(keys)
 
 # %% ../../nbs/3_loss/30_assigner.ipynb #710fe6b2
 class Claims(NamedTuple):
@@ -136,7 +168,6 @@ def settle(
     entitled: Tensor,             # (N,) bool, people who may claim anchors
     rivals: Tensor,               # (N,) bool, people who may win a conflict
     images: int,                  # B
-    size: int,                    # people at a time
     claimants_only: bool = False, # True: only anchors with alignment, and only claimants win them
 ) -> Claims:                      # one claim per candidate
     "Give every claimed anchor to one person."
@@ -150,14 +181,15 @@ def settle(
     slots = places.where(wanted, nowhere).flatten()
     claim = torch.arange(len(slots), device=device)
     first = torch.full((nowhere + 1,), len(claim), device=device).scatter_reduce_(0, slots, claim, "amin")
-    last = torch.full((nowhere + 1,), -1, device=device).scatter_reduce_(0, slots, claim, "amax")
+    disputed = contested(image, found.anchors, wanted, (images, anchors))
     if claimants_only:
         keys = pack(found.quality.gather(1, found.anchors), person).flatten()
-        winners = unpack(torch.full_like(last, -2**62).scatter_reduce_(0, slots, keys, "amax"))
+        winners = unpack(torch.full_like(first, -2**62).scatter_reduce_(0, slots, keys, "amax"))
     else:
-        winners = best_people(found.quality, image, rivals, images, size)
-    owners = torch.where(first[slots] == last[slots], person.flatten(), winners[places.flatten()])
-    return Claims(places.flatten(), owners.where(wanted.flatten(), person.flatten()), wanted.flatten() & (first[slots] == claim))
+        winners = best_people(found.quality, image, disputed[image] & rivals[:, None], images)
+    places, wanted, person = places.flatten(), wanted.flatten(), person.flatten()
+    owners = winners[places].where(wanted & disputed.flatten()[places], person)
+    return Claims(places, owners, wanted & (first[slots] == claim))
 
 # %% ../../nbs/3_loss/30_assigner.ipynb #455e42de
 def target_scores(
@@ -176,6 +208,16 @@ def target_scores(
     best_align = nobody.scatter_reduce(0, claims.owners, align, "amax")[claims.owners]
     best_quality = nobody.scatter_reduce(0, claims.owners, quality, "amax")[claims.owners]
     return align / (best_align + 1e-9) * best_quality * ~crowd[claims.owners]
+
+# %% ../../nbs/3_loss/30_assigner.ipynb #831fd12e
+def anybody(
+    mask: Tensor,   # (N, A) bool, one row for each person
+    image: Tensor,  # (N,) int64, image index
+    images: int,    # B
+) -> Tensor:        # (B, A) bool
+    "True where the mask of at least one person of the image is."
+    count = torch.zeros(images, mask.shape[1], dtype=torch.int32, device=mask.device)
+    return count.index_add_(0, image, mask.int()) > 0
 
 # %% ../../nbs/3_loss/30_assigner.ipynb #c15c4f4c
 class Assignment(NamedTuple):
@@ -210,14 +252,12 @@ def assign(
     teaching = (targets.joints[..., 3] > 0).any(1) & ~crowd
     entitled = boxed & teaching if ignore_unlabelled else boxed
     rivals = entitled if ignore_unlabelled else torch.ones_like(boxed)
-    size = chunk_size(len(points), len(sigmas), points.device)
-    claims = settle(found, image, entitled, rivals, len(scores), size, claimants_only)
+    claims = settle(found, image, entitled, rivals, len(scores), claimants_only)
     soft = target_scores(found, claims, scores, crowd, alpha, beta)
     field = scores.new_zeros(scores.numel())
     taken = field.scatter_reduce(0, claims.places, claims.chosen.float(), "amax").view_as(scores) > 0
     counted = torch.ones_like(taken)
     if ignore_unlabelled:
-        resting = (found.inside & (boxed & ~teaching)[:, None]).float()
-        counted = taken | (torch.zeros_like(scores).scatter_reduce(0, image[:, None].expand_as(resting), resting, "amax") == 0)
+        counted = taken | ~anybody(found.inside & (boxed & ~teaching)[:, None], image, len(scores))
     dense = field.scatter_reduce(0, claims.places, soft, "amax").view_as(scores)
     return Assignment(claims.places, claims.owners, soft, claims.chosen & ~crowd[claims.owners], dense, counted)

@@ -14,11 +14,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ..core.geometry import boxes_to_sides, ciou_loss, giou_loss, oks, oks_area, sides_to_boxes
 from ..core.structures import LossParts, RawPoses, Targets
-from .assigner import Assignment, assign
+from .assigner import Assignment, anybody, assign, centres_inside, pairs
 
 # %% auto #0
-__all__ = ['focal_loss', 'expected_sides', 'dfl_loss', 'assign_raw', 'box_losses', 'cauchy_loss', 'joint_losses', 'processes',
-           'normaliser', 'loss_terms', 'check_shapes', 'check_kinds', 'PoseLoss']
+__all__ = ['focal_loss', 'expected_sides', 'dfl_loss', 'decode_boxes', 'assign_raw', 'claimed', 'box_losses', 'cauchy_loss',
+           'joint_losses', 'processes', 'normaliser', 'loss_terms', 'check_shapes', 'check_kinds', 'PoseLoss']
 
 # %% ../../nbs/3_loss/31_pose_loss.ipynb #18ef3204
 def focal_loss(
@@ -38,7 +38,7 @@ def expected_sides(
 ) -> Tensor:       # (..., 4) cells
     "Mean side lengths of the four distributions."
     probs = bins.unflatten(-1, (4, -1)).softmax(-1)
-    return (probs * torch.arange(probs.shape[-1], dtype=probs.dtype, device=probs.device)).sum(-1)
+    return probs @ torch.arange(probs.shape[-1], dtype=probs.dtype, device=probs.device)
 
 
 def dfl_loss(
@@ -54,6 +54,18 @@ def dfl_loss(
     return -(nearer + farther).mean(-1)
 
 # %% ../../nbs/3_loss/31_pose_loss.ipynb #75c1790b
+def decode_boxes(
+    raw: RawPoses,      # what the network said
+    asked: Tensor,      # (B, A) bool, whose boxes are needed
+) -> Tensor:            # (B, A, 4) xyxy, input px; others may be left 0
+    "Boxes of the anchors that are asked for."
+    boxes = raw.box_bins.new_zeros(*asked.shape, 4)
+    for image, anchor in pairs(asked):
+        sides = expected_sides(raw.box_bins[image, anchor]) * raw.strides[anchor]
+        boxes[image, anchor] = sides_to_boxes(raw.points[anchor], sides)
+    return boxes
+
+
 @torch.no_grad()
 def assign_raw(
     raw: RawPoses,     # what the network said
@@ -62,10 +74,20 @@ def assign_raw(
     **options,         # as `assign` takes them
 ) -> Assignment:       # who answers for whom
     "The assignment under which an output is judged."
-    boxes = sides_to_boxes(raw.points, expected_sides(raw.box_bins) * raw.strides)
-    return assign(raw.cls_logits[..., 0].sigmoid(), boxes, raw.joints, raw.points, targets, sigmas, **options)
+    scores, people = raw.cls_logits[..., 0].sigmoid(), targets.boxes
+    asked = anybody(centres_inside(raw.points, people[:, 1:]), people[:, 0].long(), len(scores))
+    return assign(scores, decode_boxes(raw, asked), raw.joints, raw.points, targets, sigmas, **options)
 
 # %% ../../nbs/3_loss/31_pose_loss.ipynb #09fa8c75
+def claimed(
+    part: Tensor,   # (B, A, ...) some output
+    places: Tensor, # (M,) int64, image * A + anchor
+) -> Tensor:        # (M, ...)
+    "What the claimed anchors said. The head keeps anchors side by side in memory; so does the gradient of this."
+    anchors = part.shape[1]
+    return part.movedim(1, -1)[places // anchors, ..., places % anchors]
+
+
 def box_losses(
     raw: RawPoses,        # what the network said
     targets: Targets,     # what is labelled
@@ -74,7 +96,7 @@ def box_losses(
 ) -> tuple[Tensor, Tensor]:  # (M,) overlap loss, (M,) DFL
     "Losses of the boxes of all M claims; all lengths in cells."
     here = found.places % len(raw.points)
-    stride, bins = raw.strides[here], raw.box_bins.flatten(0, 1).index_select(0, found.places)
+    stride, bins = raw.strides[here], claimed(raw.box_bins, found.places)
     point, box = raw.points[here] / stride, targets.boxes[found.owners, 1:] / stride
     guess = sides_to_boxes(point, expected_sides(bins))
     overlap = {"ciou": ciou_loss, "giou": giou_loss}[iou_loss](guess, box)
@@ -107,10 +129,10 @@ def joint_losses(
     "Losses of the joints of all M claims; all lengths in pixels."
     label = targets.joints[found.owners, :, 1:]
     seen = (label[..., 2] > 0).float()
-    guess = raw.joints.flatten(0, 1).index_select(0, found.places)
+    guess = claimed(raw.joints, found.places)
     known = guess, label[..., :2].where(seen[..., None] > 0, 0), seen, oks_area(targets.boxes[found.owners, 1:]), sigmas
     place = cauchy_loss(*known) if pose_reg_loss == "cauchy" else (seen.sum(-1) > 0).float() - oks(*known)
-    logits = raw.joint_logits.flatten(0, 1).index_select(0, found.places)
+    logits = claimed(raw.joint_logits, found.places)
     gamma, alpha = (2., .25) if pose_cls_loss == "focal" else (0., None)
     return focal_loss(logits, seen, gamma, alpha).mean(-1), place
 

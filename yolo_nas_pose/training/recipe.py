@@ -121,7 +121,16 @@ class RunKeys(BaseModel):
 
 class Recipe(RunKeys, OptimKeys, LossKeys, AugmentKeys, DataKeys, ModelKeys):
     "Everything that decides a training run."
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers(cls, value, info):
+        kind = cls.model_fields[info.field_name].annotation
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        if kind is not bool and any(isinstance(part, bool) for part in values):
+            raise ValueError("true and false are no answer to this key")
+        return value
 
     @field_validator("scale", "mosaic_zoom")
     @classmethod
