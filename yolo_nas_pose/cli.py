@@ -16,8 +16,8 @@ import typer
 import yaml
 
 # %% auto #0
-__all__ = ['app', 'Model', 'Weights', 'Size', 'Conf', 'Iou', 'main', 'read_model', 'predict', 'predict_pictures', 'predict_film',
-           'image_ids', 'read_changes', 'train', 'validate', 'check_data', 'models', 'recipe', 'demo']
+__all__ = ['app', 'Model', 'Weights', 'Size', 'OwnSize', 'Conf', 'Iou', 'main', 'read_model', 'predict', 'predict_pictures',
+           'predict_film', 'image_ids', 'read_changes', 'train', 'validate', 'check_data', 'models', 'recipe', 'demo']
 
 # %% ../nbs/80_cli.ipynb #3295590c
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -56,6 +56,7 @@ def read_model(
 Model = Annotated[str, typer.Option(help="Name of a variant, or path of a checkpoint.")]
 Weights = Annotated[Optional[str], typer.Option(help='"coco_pose", "toy", or a checkpoint.')]
 Size = Annotated[int, typer.Option(help="Side of the input, px; a multiple of 32.")]
+OwnSize = Annotated[Optional[int], typer.Option(help="Side of the input, px; a multiple of 32; none: that of the training, else 640.")]
 Conf = Annotated[float, typer.Option(help="Lowest person score, 0..1.")]
 Iou = Annotated[float, typer.Option(help="Largest overlap of two people, 0..1.")]
 
@@ -67,7 +68,7 @@ def predict(
     weights: Weights = None,
     conf: Conf = .5,
     iou: Iou = .7,
-    size: Size = 640,
+    size: OwnSize = None,
     out: Annotated[Path, typer.Option(help="Folder for the painted pictures, or the painted film.")] = Path("runs/predict"),
     results: Annotated[Optional[Path], typer.Option(help="Also write COCO results to this JSON file.")] = None,
     labels: Annotated[Optional[Path], typer.Option(help="COCO label file that gives the image ids, by file name.")] = None,
@@ -169,7 +170,7 @@ def validate(
     data: Annotated[str, typer.Argument(help='Folder or label file (COCO, YOLO pose, CVAT, Label Studio), "toy" or "toy_animals".')] = "toy",
     split: Annotated[str, typer.Option(help="Part of the folder.")] = "val",
     weights: Weights = None,
-    size: Size = 640,
+    size: OwnSize = None,
     images: Annotated[int, typer.Option(help="Toy scenes only: how many.")] = 500,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 16,
     per_joint: Annotated[bool, typer.Option(help="Also the AP of each joint.")] = False,
@@ -180,8 +181,10 @@ def validate(
     from yolo_nas_pose.core.toy import ToyScenes
     from yolo_nas_pose.data.coco import open_data
     from yolo_nas_pose.metric.report import summary_table
+    from yolo_nas_pose.model.network import trained_size
     from yolo_nas_pose.training.evaluate import evaluate
     network = read_model(model, weights)
+    size = size or trained_size(network)
     toys = {"toy": "people", "toy_animals": "animals"}
     samples = (ToyScenes(images, size, seed=7, kind=toys[data]) if data in toys
                else open_data(data, split, network.skeleton, hold_out=.1))
@@ -190,13 +193,16 @@ def validate(
     print(summary_table(metrics))
     if joints:
         print(summary_table({"AP of the joint alone": joints}))
+    if report:
+        rate = json.loads((report / "numbers.json").read_text())["swap_rate"]
+        print(f"left and right: {1 - rate:.1%} of the pairs that can be told are right" if rate == rate else "left and right: no pair can be told")
     for path in filter(None, (results, report and report / "report.html")):
         print(f"written: {path}")
 
 # %% ../nbs/80_cli.ipynb #10f45c9d
 @app.command()
 def check_data(
-    data: Annotated[Path, typer.Argument(help="Folder in COCO format.")],
+    data: Annotated[Path, typer.Argument(help="Folder or label file: COCO, YOLO pose, CVAT, Label Studio.")],
     size: Size = 640,
     skeleton: Annotated[Optional[str], typer.Option(help="What the joints should be, such as coco17; none takes the file's own.")] = None,
     images: Annotated[int, typer.Option(help="Images to open in each split.")] = 2000,

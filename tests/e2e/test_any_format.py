@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
+from yolo_nas_pose.core.skeleton import Skeleton
 from yolo_nas_pose.core.toy import write_toy
 from yolo_nas_pose.data.coco import open_data
 from yolo_nas_pose.data.loader import make_loader
@@ -77,3 +78,13 @@ def test_a_recipe_trains_on_it(toys, tmp_path, write, format):
     batch = next(iter(make_loader(train, 96, 2, build_transform(recipe, train.skeleton), shuffle=True, drop_last=True)))
     assert batch.images.shape == (2, 3, 96, 96) and batch.targets.joints.shape[1] == train.skeleton.num_joints
     assert {record["image_id"] for record in val.ground_truth()["annotations"]} <= set(val.labels.image_ids.tolist())
+
+
+def test_a_skeleton_of_the_recipe_wins_over_that_of_the_labels(toys):
+    "Its pairs and sigmas reach the samples; the joints are found by their names."
+    own = open_data(toys, "train").skeleton
+    mine = Skeleton.from_names(own.joints, mirror_pairs=[("L_Eye", "R_Eye")], sigmas=[.03] * 20, name="mine")
+    recipe = load_recipe("finetune", data=str(toys), skeleton=mine)
+    for part in build_data(recipe):
+        assert part.skeleton == mine
+    np.testing.assert_array_equal(build_data(recipe)[0][0].joints, open_data(toys, "train")[0].joints)

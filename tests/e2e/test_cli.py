@@ -42,6 +42,9 @@ def test_a_folder_is_trained_on_validated_and_gone_on_with(home, tmp_path):
     found = tmp_path / "found.json"
     status, out, err = call("validate", run / "best.safetensors", home, "--size", "64", "--results", found)
     assert status == 0 and "AP50" in out and isinstance(json.loads(found.read_text()), list), err
+    own = tmp_path / "own.json"
+    status, out, err = call("validate", run / "best.safetensors", home, "--results", own, "--report", tmp_path / "report")
+    assert status == 0 and own.read_text() == found.read_text() and "left and right: " in out, err
 
 
 def test_pictures_are_painted_and_a_broken_one_is_told(home, tmp_path):

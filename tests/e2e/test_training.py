@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from yolo_nas_pose.core.structures import PoseSample
-from yolo_nas_pose.core.toy import ToyScenes, write_toy
+from yolo_nas_pose.core.toy import ToyScenes, toy_scene, write_toy
 from yolo_nas_pose.model.weights import load_checkpoint
+from yolo_nas_pose.training.evaluate import evaluate
 from yolo_nas_pose.training.loop import TrainingStopped, train
 from yolo_nas_pose.training.recipe import RecipeError, load_recipe
 
@@ -35,6 +36,17 @@ def test_a_folder_becomes_a_checkpoint(tmp_path):
     assert model.skeleton.num_joints == 20 and same_weights(model, result.model)
     assert load_recipe(result.folder / "recipe.yaml").data == str(folder)
     assert {"AP", "AP50", "AR", "PCK"} <= set(result.metrics)
+
+
+def test_a_checkpoint_is_used_at_the_size_it_was_trained_at(tmp_path):
+    result = train({**TINY, "epochs": 1, "max_steps": 1}, out=tmp_path / "run")
+    model, scene = load_checkpoint(result.folder / "last.safetensors"), toy_scene(1, 200)
+    own, same, other = (model.predict(scene.image, conf=0, **words)[0].prediction.poses for words in ({}, {"image_size": 64}, {"image_size": 96}))
+    assert np.array_equal(own, same) and not np.array_equal(own, other)
+    scenes = ToyScenes(2, 200, seed=3)
+    evaluate(model, scenes, results_file=tmp_path / "own.json")
+    evaluate(model, scenes, image_size=64, results_file=tmp_path / "same.json")
+    assert (tmp_path / "own.json").read_text() == (tmp_path / "same.json").read_text()
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path):

@@ -644,3 +644,12 @@ def test_list_of_models():
     rows = list_models()
     assert [row["name"] for row in rows] == list(VARIANTS)
     assert [row["published_ap"] for row in rows] == [.5968, .6415, .6787, .6824]
+
+
+def test_other_joints_are_announced(capsys):
+    "Who replaces the joints of a checkpoint is told what begins anew; who does not, hears nothing."
+    get(NANO, "toy", skeleton="animalpose20")
+    assert "coco17, not those of animalpose20" in capsys.readouterr().err
+    get(NANO, "toy", skeleton="coco17")
+    get(NANO, num_joints=5)
+    assert capsys.readouterr().err == ""

@@ -2,6 +2,7 @@
 import pytest
 import yaml
 
+from yolo_nas_pose.core.skeleton import Skeleton, get_skeleton
 from yolo_nas_pose.training.recipe import Recipe, RecipeError, dump_recipe, list_recipes, load_recipe
 
 
@@ -101,3 +102,21 @@ def test_coco_recipes_are_those_of_the_reference():
         assert (r.light, r.colour, r.colour_p, r.swap_channels_p, r.quarter_turn_p, r.rotation, r.scale) == heavy
         assert (r.mosaic_p, r.mixup_p, r.paste_p, r.close_epochs, r.multi_scale, r.translation, r.affine_p) == (.5, 0, 0, 0, 0, .1, .75)
         assert (r.weight_decay, r.ema_decay, r.ema_beta, r.patience, r.precision) == (1e-6, .997, 50, 100, "fp16")
+
+
+def test_a_skeleton_of_ones_own_is_a_part_of_the_recipe(tmp_path):
+    "As a value, as plain words of a file with names for numbers, and after writing and reading."
+    gauge = Skeleton.from_names(["hub", "left_end", "right_end"], [("hub", "left_end")], sigmas=[.03, .05, .05], name="gauge")
+    (tmp_path / "mine.yaml").write_text("base: finetune\nskeleton:\n  joints: [hub, left_end, right_end]\n  links: [[hub, left_end]]\n"
+                                        "  sigmas: [.03, .05, .05]\n  name: gauge\n")
+    for recipe in (load_recipe("finetune", skeleton=gauge), load_recipe(tmp_path / "mine.yaml")):
+        assert get_skeleton(recipe.skeleton) == gauge and recipe == load_recipe(recipe)
+        (tmp_path / "all.yaml").write_text(dump_recipe(recipe))
+        assert load_recipe(tmp_path / "all.yaml") == recipe
+
+
+@pytest.mark.parametrize("skeleton, words", [({"joint": ["a"]}, "only joints must be there"), ({"joints": ["a", "a"]}, "no name twice"),
+                                             ({"joints": ["a", "b"], "links": [["a", "c"]]}, "there is no joint 'c'"), (3, "skeleton")])
+def test_a_skeleton_that_is_none_is_explained(skeleton, words):
+    with pytest.raises(RecipeError, match=words):
+        load_recipe("finetune", skeleton=skeleton)

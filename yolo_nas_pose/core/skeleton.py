@@ -46,11 +46,14 @@ GUESSED_SIGMA = .07  # of joints whose spread nobody has measured
 
 def check_layout(
     joints: Sequence[str],                # K names
-    pairs: Iterable[Sequence[int]],       # links or mirror pairs
+    pairs: Iterable[Sequence[int | str]],  # links or mirror pairs, of numbers or of names
     what: str,                            # "links" or "mirror pairs", for messages
 ) -> tuple[tuple[int, int], ...]:         # the pairs, as plain integers
-    "Pairs of joint numbers. Raises ValueError for a number that no joint has, or a joint paired with itself."
-    pairs = tuple((int(a), int(b)) for a, b in pairs)
+    "Pairs of joint numbers. Raises ValueError for a number or name that no joint has, or a joint paired with itself."
+    pairs, joints = [tuple(pair) for pair in pairs], list(joints)
+    for unknown in (end for pair in pairs for end in pair if isinstance(end, str) and end not in joints):
+        raise ValueError(f"{what}: there is no joint {unknown!r}; known: {', '.join(joints)}")
+    pairs = tuple(tuple(joints.index(end) if isinstance(end, str) else int(end) for end in pair) for pair in pairs)
     for a, b in pairs:
         if not (0 <= a < len(joints) and 0 <= b < len(joints)):
             raise ValueError(f"{what}: ({a}, {b}) names a joint outside 0..{len(joints) - 1}; joints count from 0")
@@ -140,13 +143,16 @@ SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, CROWDPOSE14, ANIMA
 
 
 def get_skeleton(
-    wanted: Skeleton | str | dict,  # a skeleton, the name of one, or one as plain values
+    wanted: Skeleton | str | dict,  # a skeleton, the name of one, or one as plain values: of these only `joints` must be there
 ) -> Skeleton:
     "The skeleton that is meant. Raises ValueError for a name that does not exist, with the nearest that do."
     if isinstance(wanted, Skeleton):
         return wanted
     if isinstance(wanted, dict):
-        return Skeleton.from_names(wanted["joints"], wanted["links"], wanted["mirror_pairs"], wanted["sigmas"], wanted["name"])
+        if strange := set(wanted) - set(Skeleton.__dataclass_fields__) or {"joints"} - set(wanted):
+            raise ValueError(f"a skeleton is made of {', '.join(Skeleton.__dataclass_fields__)}; only joints must be there. "
+                             f"Look at {', '.join(map(str, strange))}.")
+        return Skeleton.from_names(wanted["joints"], **{key: value for key, value in wanted.items() if key != "joints"})
     if wanted not in SKELETONS:
         near = difflib.get_close_matches(str(wanted), SKELETONS, n=1, cutoff=.4)
         raise ValueError(f"there is no skeleton {wanted!r}{f', did you mean {near[0]!r}?' if near else ''} "

@@ -71,7 +71,7 @@ def side_faults(
     joints, pairs = raw.skeleton.joints, raw.skeleton.mirror_pairs
     if not pairs:
         return [Finding("no_pairs", "note", 1, "no joint is called left or right",
-                        "Flipped images keep all names. If joints have mirror images, name them left_... and right_....", ())]
+                        "Horizontal flips are off in training. If joints have mirror images, name them left_... and right_....", ())]
     told, crossed = crossed_pairs(raw, pairs)
     wrong = [n for n in range(len(pairs)) if told[:, n].sum() >= 10 and crossed[:, n].mean(where=told[:, n]) > .5]
     steady = [pair for n, pair in enumerate(pairs) if STEADY & set(split_words(joints[pair[0]])) and n not in wrong]

@@ -26,8 +26,8 @@ from ..core.draw import draw_poses, show_grid
 from ..core.skeleton import Skeleton
 from ..core.structures import Poses
 from ..data.loader import to_input
-from .sources import (
-    PICTURES, InputError, Picture, check_target, is_film, open_film, pictures, write_picture)
+from .sources import (PICTURES, InputError, Picture, check_target, is_film, open_film, pictures, write_picture)
+from ..model.network import trained_size
 from ..model.postprocess import check_settings, postprocess, to_source
 
 # %% auto #0
@@ -362,7 +362,7 @@ def predict(
                                                # image, or a list or generator of them; film, live address, or number of a camera
     conf: float = .5,                          # lowest person score that counts, 0..1
     iou: float = .7,                           # of people whose boxes overlap by more than this, one is kept
-    image_size: int | tuple[int, int] = 640,   # of the input, or (height, width), px; multiples of 32
+    image_size: int | tuple[int, int] | None = None,  # of the input, or (height, width), px; multiples of 32; None: see `trained_size`
     batch_size: int = 8,                       # pictures at a time
     pre_nms: int = 300,                        # most candidates that enter NMS
     post_nms: int = 100,                       # most people of a picture
@@ -374,7 +374,7 @@ def predict(
     stream: bool = False,                      # give pictures one by one too, ask for one batch at a time, keep none
 ) -> PosePredictions | PoseStream:             # a stream for films and cameras
     "The people in each picture. Raises InputError for what cannot be read, ValueError for settings out of range."
-    settings = Settings(conf, iou, image_size, pre_nms, post_nms, precision, batch_size).check()
+    settings = Settings(conf, iou, trained_size(model) if image_size is None else image_size, pre_nms, post_nms, precision, batch_size).check()
     if is_film(source):
         name = f"camera {source}" if isinstance(source, (int, np.integer)) else os.fspath(source)
         found, fps = open_film(source, name)

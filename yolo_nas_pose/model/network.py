@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from yolo_nas_pose.deploy.predict import PosePredictions
 
 # %% auto #0
-__all__ = ['VARIANTS', 'NORM_EPS', 'PARTS', 'Variant', 'specs', 'find_variant', 'YoloNASPose', 'check_images', 'count_parameters',
-           'operations', 'count_operations']
+__all__ = ['VARIANTS', 'NORM_EPS', 'PARTS', 'Variant', 'specs', 'find_variant', 'YoloNASPose', 'check_images', 'trained_size',
+           'count_parameters', 'operations', 'count_operations']
 
 # %% ../../nbs/2_model/25_network.ipynb #3b1f10c4
 class Variant(NamedTuple):
@@ -133,6 +133,13 @@ def check_images(
         raise ValueError(f"height and width must be multiples of 32, got {height} x {width}; letterbox the image first")
     if not images.is_floating_point():
         raise ValueError(f"expected floats in 0..1, got {images.dtype}; divide bytes by 255 (loader.to_input)")
+
+# %% ../../nbs/2_model/25_network.ipynb #bb6c1400
+def trained_size(
+    model: nn.Module,  # its metadata may say
+) -> int:
+    "Side of the input that the weights were trained at, px: what their checkpoint says, else 640."
+    return int(getattr(model, "metadata", {}).get("image_size") or 640)
 
 # %% ../../nbs/2_model/25_network.ipynb #e89c4005
 PARTS = ("backbone", "neck", "heads")

@@ -248,6 +248,8 @@ def adapt(
         return model
     wanted = make_skeleton(num_joints, skeleton)
     if wanted.joints != model.skeleton.joints:
+        print(f"the weights know the joints of {model.skeleton.name}, not those of {wanted.name}: the rows of the joints in the last layers "
+              f"(pose_pred, cls_pred) begin anew, {wanted.num_joints} joints; all else is kept", file=sys.stderr)
         return model.replace_skeleton(wanted).eval()
     model.skeleton = wanted
     return model

@@ -21,6 +21,7 @@ from ..data.broken import NO_IMAGE, Tolerant, check_broken, explain_broken
 from ..data.loader import PoseLoader, make_loader, to_input
 from ..metric.average_precision import evaluate_coco
 from ..metric.diagnosis import write_report
+from ..model.network import trained_size
 from ..model.postprocess import postprocess, to_source
 
 # %% auto #0
@@ -91,7 +92,7 @@ def collect_results(
 def evaluate(
     model: nn.Module,                    # with `decode`
     dataset: Sequence,                   # samples, with `ground_truth()` and `skeleton`
-    image_size: int = 640,               # side of the input, px
+    image_size: int | None = None,       # side of the input, px; None: see `trained_size`
     batch_size: int = 16,                # per process
     workers: int = 0,                    # processes that read
     conf: float = .01,                   # lowest person score
@@ -107,7 +108,7 @@ def evaluate(
     report: str | Path | None = None,    # also write figures, tables and the worst images to this folder
 ) -> dict:                               # see `evaluate_coco`
     "AP and its relatives of a model on labelled images. Raises DataError where too many images cannot be read."
-    dataset = Tolerant(dataset)
+    dataset, image_size = Tolerant(dataset), trained_size(model) if image_size is None else image_size
     truth, results = dataset.ground_truth(), collect_results(model, dataset, image_size, batch_size, workers, conf, iou, max(max_dets, 30),
                                                              gather, rank, world, progress, max_broken)
     with warnings.catch_warnings():
