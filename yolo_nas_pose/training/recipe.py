@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import difflib
+import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+
+from ..core.skeleton import Skeleton, get_skeleton
 
 # %% auto #0
 __all__ = ['Share', 'ModelKeys', 'DataKeys', 'AugmentKeys', 'LossKeys', 'OptimKeys', 'RunKeys', 'Recipe', 'RecipeError',
@@ -25,7 +28,7 @@ class ModelKeys(BaseModel):
     "What is trained, and from where."
     model: str = "yolo_nas_pose_s"    # name of a variant
     weights: str | None = None        # "coco_pose", "toy", a checkpoint (pose or detector), or None: random weights
-    skeleton: str | None = None       # name of a skeleton; None: the one of the labels
+    skeleton: str | dict | None = None  # name of a skeleton, or its parts (see `Skeleton`); None: the one of the labels
     freeze: tuple[str, ...] = ()      # parts that keep their weights, such as backbone, neck
     head_first_epochs: int = Field(0, ge=0)  # epochs in which only the heads learn
     norms: Literal["batch", "sync", "frozen"] = "batch"  # statistics of the norms in training: own batch, all GPUs, the running ones
@@ -131,6 +134,13 @@ class Recipe(RunKeys, OptimKeys, LossKeys, AugmentKeys, DataKeys, ModelKeys):
         if kind is not bool and any(isinstance(part, bool) for part in values):
             raise ValueError("true and false are no answer to this key")
         return value
+
+    @field_validator("skeleton", mode="before")
+    @classmethod
+    def _plain(cls, skeleton):
+        if not isinstance(skeleton, (Skeleton, dict)):
+            return skeleton
+        return json.loads(json.dumps(get_skeleton(skeleton).to_dict()))  # as a file would hold it
 
     @field_validator("scale", "mosaic_zoom")
     @classmethod
