@@ -521,6 +521,7 @@ Path(folder, f"{accelerator.num_processes}_{accelerator.process_index}.txt").wri
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ill", [True, False])
 def test_two_processes_hear_what_one_hears(toys, tmp_path, ill):
     if ill:
