@@ -44,8 +44,10 @@ def from_animalpose(
 
 def without_outlines(
     record: dict,  # any object of a label file
-) -> dict:         # the same, changed in place
-    "A record as it is needed for an index: outlines only where box or area depend on them, joints in 8 bytes a number."
+) -> dict:         # the same, changed in place, or a part of it
+    "A record as it is needed for an index: images without their addresses, outlines only where box or area need them, joints in 8 bytes a number."
+    if "image_id" not in record and isinstance(record.get("file_name"), str):
+        return {key: record[key] for key in ("id", "file_name", "height", "width") if key in record}
     if "image_id" in record:
         if record.get("bbox") and record.get("area"):
             record.pop("segmentation", None)
