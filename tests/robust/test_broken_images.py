@@ -72,3 +72,19 @@ def test_a_neighbour_is_the_same_every_time(folder):
     spoil(folder, "train", 7)
     data = Tolerant(CocoPoses.from_folder(folder, "train"))
     assert np.array_equal(data[7].image, data[0].image) and np.array_equal(data[7].image, data[7].image)
+
+
+@pytest.mark.parametrize("pipeline, mix", [("one_warp", "mosaic_p"), ("one_warp", "mixup_p"), ("one_warp", "paste_p"), ("reference", "mosaic_p")])
+def test_a_partner_that_cannot_be_read_is_replaced_and_named(folder, tmp_path, pipeline, mix):
+    path = spoil(folder, "train", 5)
+    alone = {**TINY, "data": str(folder), "pipeline": pipeline, mix: 1., "epochs": 1, "batch_size": 1, "seed": 1}
+    order = [0, 1, 2, 3, 4, 6, 7] * 3
+    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning) as seen:
+        patch.setattr("yolo_nas_pose.data.loader.Batches.indices", lambda self: np.array(order))  # it is never the turn of image 5
+        result = train({**alone, "max_broken": .2}, out=tmp_path / "run")
+    told = [str(one.message) for one in seen if "could not be read" in str(one.message)]
+    assert len(told) == 1 and path.name in told[0] and len(result.history) == 1
+    with pytest.raises(DataError, match="more than max_broken allows"), pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr("yolo_nas_pose.data.loader.Batches.indices", lambda self: np.array(order))
+        train({**alone, "max_broken": .01}, out=tmp_path / "stopped")

@@ -3,6 +3,9 @@ import copy
 import json
 import re
 import shutil
+import socket
+import subprocess
+import sys
 import time
 from html.parser import HTMLParser
 
@@ -473,6 +476,71 @@ def test_training_asks_first(toys, tmp_path, capsys):
     for word in ("2 kinds of errors", "box_flat", "annotation_id_twice", "data.html", "check_data: false"):
         assert word in str(caught.value)
     start_run(load_recipe(recipe, check_data=False), tmp_path / "bad")
+
+
+def test_training_forgives_as_many_unreadable_images_as_a_run(toys, tmp_path, capsys):
+    from yolo_nas_pose.training.recipe import load_recipe
+    from yolo_nas_pose.training.run import start_run
+    recipe = load_recipe("finetune", data=str(toys), model="yolo_nas_pose_n", weights=None, image_size=SIZE, batch_size=2, workers=0)
+    picture(toys, 4).write_bytes(picture(toys, 4).read_bytes()[:500])
+    picture(toys, 7).unlink()
+    start_run(load_recipe(recipe, max_broken=.05), tmp_path / "good")  # 2 of 40
+    told = capsys.readouterr().out
+    assert "000004.png" in told and "000007.png" in told and "max_broken allows 5.00%" in told
+    with pytest.raises(DataError, match="2 kinds of errors") as caught:
+        start_run(load_recipe(recipe, max_broken=.049), tmp_path / "bad")
+    assert "000004.png" in str(caught.value) and "000007.png" in str(caught.value)
+    assert check_data(toys, image_size=SIZE).count("error") == 2  # by itself the doctor is strict
+
+
+def test_threads_change_nothing(toys, monkeypatch):
+    cv2.imwrite(str(picture(toys, 9)), cv2.imread(str(picture(toys, 9)))[:50])
+    shutil.copy(picture(toys, 4), picture(toys, 5))
+    picture(toys, 7).unlink()
+    found = []
+    for cores in (1, 8):
+        monkeypatch.setattr("os.cpu_count", lambda: cores)
+        found.append(check_data(toys, image_size=SIZE).findings)
+    assert found[0] == found[1] and len(found[0]) >= 3
+
+
+PROCESSES = """
+import sys
+from pathlib import Path
+from yolo_nas_pose.data.files import DataError
+from yolo_nas_pose.training.recipe import load_recipe
+from yolo_nas_pose.training.run import examine_data, make_accelerator
+recipe, folder = load_recipe("finetune", data=sys.argv[1], image_size=96, trackers=[]), Path(sys.argv[2])
+accelerator = make_accelerator(recipe, folder)
+try:
+    examine_data(recipe, folder, accelerator)
+    words = "healthy"
+except DataError as error:
+    words = str(error)
+Path(folder, f"{accelerator.num_processes}_{accelerator.process_index}.txt").write_text(words.replace(str(folder), "FOLDER"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ill", [True, False])
+def test_two_processes_hear_what_one_hears(toys, tmp_path, ill):
+    if ill:
+        picture(toys, 7).unlink()
+        file = toys / "annotations" / "train.json"
+        labels = json.loads(file.read_text())
+        labels["annotations"][0]["bbox"][2] = 0
+        file.write_text(json.dumps(labels))
+    script = tmp_path / "script.py"
+    script.write_text(PROCESSES)
+    for processes in (1, 2):
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port = str(one.getsockname()[1])
+        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port] if processes == 2 else []
+        subprocess.run([sys.executable, *launcher, str(script), str(toys), str(tmp_path)], check=True, capture_output=True, timeout=300)
+    alone, first, second = [(tmp_path / name).read_text() for name in ("1_0.txt", "2_0.txt", "2_1.txt")]
+    assert alone == first == second
+    assert ("box_flat" in alone and "000007.png" in alone) if ill else alone == "healthy"
 
 
 def test_command(toys, tmp_path):

@@ -134,6 +134,17 @@ def test_category_with_a_joint_named_twice(toys):
     complaint(labels_of(toys), lambda: read(toys), "no name twice")
 
 
+@pytest.mark.parametrize("name", [7, None, ["nose"], {"name": "nose"}, 1.5])
+@pytest.mark.parametrize("skeleton", [None, "coco17"])
+def test_joint_names_that_are_no_text(toys, name, skeleton):
+    file = toys / "annotations" / "train.json"
+    labels = json.loads(file.read_text())
+    labels["categories"][0]["keypoints"][3] = name
+    file.write_text(json.dumps(labels))
+    with pytest.raises(DataError, match="train.json: category 'coco17': .*names of the joints, as texts; found"):
+        CocoPoses(file, toys / "images" / "train", skeleton)
+
+
 @pytest.mark.parametrize("names, pairs", [
     (["lhip", "rhip", "root", "lip"], ((0, 1),)), (["rhip", "lhip"], ((1, 0),)), (["LHIP", "RHIP"], ((0, 1),)),
     (["leftshoulder", "rightshoulder", "left_hip", "right_hip"], ((0, 1), (2, 3))), (["leftover", "lips", "ribs"], ()),

@@ -16,6 +16,7 @@ import numpy as np
 from ..core.skeleton import Skeleton
 from ..core.structures import PoseSample
 from .coco import CocoPoses
+from .files import DataError
 
 # %% auto #0
 __all__ = ['small_size', 'shrink', 'Copies', 'CachedPoses']
@@ -55,7 +56,10 @@ class Copies:
     ):
         self.data, self.side, self.full = data, side, False
         self.folder = Path(folder) / f"{zlib.crc32(f'{data.images.resolve()} {data.name}'.encode()):08x}_{side}"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{self.folder}: this folder of copies cannot be made ({error.strerror}). Choose another one, or no cache.") from error
         sides = np.maximum(data.labels.sizes, 1).astype(np.int64)
         known, small = (data.labels.sizes > 0).all(1), np.ceil(sides * np.minimum(1, side / sides.max(1, keepdims=True)))
         self.kept = known & (np.cumsum(np.where(known, 3 * small.prod(1) + 4096, 0)) <= limit)  # (N,) bool, have or get a copy

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..core.skeleton import Skeleton
 from .coco import Reading, choose_skeleton
+from .files import DataError, check_category
 
 # %% auto #0
 __all__ = ['SHOWN', 'LEVELS', 'Finding', 'find', 'RawLabels', 'as_array', 'best_skeleton', 'read_images', 'sort_people', 'marked',
@@ -114,11 +115,17 @@ def best_skeleton(
 ) -> tuple[Reading, list[Finding]]:
     "A skeleton to read the labels by, and what speaks against it."
     findings = []
+    def sound(one):  # bad sigmas are a finding of their own
+        try:
+            return check_category(one, name)
+        except (DataError, TypeError, KeyError):
+            return {**one, "sigmas": None}
+    categories = [sound(one) if isinstance(one, dict) else one for one in data["categories"]]
     for choice in [wanted, None] if wanted is not None else [None]:
         try:
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
-                reading = choose_skeleton(data["categories"], choice, name)
+                reading = choose_skeleton(categories, choice, name)
             return reading, findings + [Finding("joint_names", "warning", 1, str(one.message), "Check the names and links of the category.", ())
                                         for one in said]
         except (ValueError, TypeError, KeyError) as error:

@@ -23,7 +23,7 @@ import numpy as np
 
 from ..core.skeleton import SKELETONS, Skeleton, get_skeleton
 from ..core.structures import PoseSample
-from .files import find_split, read_labels
+from .files import check_category, find_split, read_labels
 from .formats import partners
 from .images import DataError, outline_extent, read_image
 
@@ -95,7 +95,7 @@ def choose_skeleton(
     categories = [c for c in categories if isinstance(c, dict)]
     if not categories:
         raise DataError(f'{name}: the list "categories" is empty. Add the category that was labelled, with its joints.')
-    with_joints = [c for c in categories if isinstance(c.get("keypoints"), list) and c["keypoints"]]
+    with_joints = [check_category(c, name) for c in categories if isinstance(c.get("keypoints"), list) and c["keypoints"]]
     if len({tuple(map(plain, c["keypoints"])) for c in with_joints}) > 1:
         counts = ", ".join(f"{c.get('name')!r} with {len(c['keypoints'])}" for c in with_joints)
         raise DataError(f"{name}: the categories have different joints ({counts}). Split the file, one skeleton each.")
@@ -103,12 +103,10 @@ def choose_skeleton(
     ids, title = tuple(c.get("id", 1) for c in kept), "/".join(str(c.get("name", c.get("id"))) for c in kept)
     if not with_joints:
         if wanted is None:
-            raise DataError(f'{name}: no category lists the names of its joints ("keypoints"). Add them to the file, '
-                            f"or give the skeleton: CocoPoses(..., skeleton=...).")
+            raise DataError(f'{name}: no category lists the names of its joints ("keypoints"). Add them, or give CocoPoses(..., skeleton=...).')
         skeleton = get_skeleton(wanted)
         return Reading(skeleton, tuple(range(skeleton.num_joints)), ids, title)
-    names = kept[0]["keypoints"]
-    skeleton = file_skeleton(kept[0], name) if wanted is None else get_skeleton(wanted)
+    names, skeleton = kept[0]["keypoints"], file_skeleton(kept[0], name) if wanted is None else get_skeleton(wanted)
     if len(names) != skeleton.num_joints:
         raise DataError(f"{name}: category {title!r} has {len(names)} joints, the skeleton {skeleton.name!r} "
                         f"{skeleton.num_joints}. Give the skeleton of this file, or none to take the file's own.")
@@ -116,6 +114,8 @@ def choose_skeleton(
     if order is None:
         warnings.warn(f"{name}: the joints have other names than in skeleton {skeleton.name!r}; taken in the order "
                       f"of the file, {names[0]!r} as {skeleton.joints[0]!r} and so on", stacklevel=2)
+    if isinstance(wanted, str) and (sigmas := kept[0].get("sigmas")):
+        skeleton = replace(skeleton, sigmas=tuple(float(sigmas[k]) for k in order or range(len(names))))
     return Reading(skeleton, order or tuple(range(len(names))), ids, title)
 
 # %% ../../nbs/1_data/10_coco.ipynb #6548d160

@@ -77,18 +77,21 @@ def look_at_all(
 def image_faults(
     looks: dict[int, Look],  # by row of the image
     raw: RawLabels,          # files
+    max_broken: float = 0.,  # share of the images that may be unreadable: up to it they are a warning
 ) -> list[Finding]:
     "What is wrong with the images."
-    first, twice = {}, {}
+    first, twice, broken = {}, {}, sum(one.fault != "" for one in looks.values())
+    level, more = ("error", "") if broken > max_broken * len(looks) else (
+        "warning", f" Until then neighbours stand in: max_broken allows {max_broken:.2%}.")
     for row, one in looks.items():
         if one.digest and first.setdefault(one.digest, row) != row and raw.files[first[one.digest]] != raw.files[row]:
             twice[row] = f"{raw.files[row]} is {raw.files[first[one.digest]]}"
     def told(fault): return {row: raw.files[row] + (f" ({one.words})" if one.words else "") for row, one in looks.items() if one.fault == fault}
-    kinds = [("image_missing", "error", told("image_missing"), "there is no such file",
-              "Check folder, ending, and upper and lower case of the name."),
-             ("image_unreadable", "error", told("image_unreadable"), "the file cannot be read", "Copy it again, or remove it from the labels."),
-             ("image_size", "error", told("image_size"), "the image has another size than its labels speak of",
-              "It was resized or exchanged after it was labelled: use the labelled image, or scale the labels."),
+    kinds = [("image_missing", level, told("image_missing"), "there is no such file",
+              "Check folder, ending, and upper and lower case of the name." + more),
+             ("image_unreadable", level, told("image_unreadable"), "the file cannot be read", "Copy it again, or remove it from the labels." + more),
+             ("image_size", level, told("image_size"), "the image has another size than its labels speak of",
+              "It was resized or exchanged after it was labelled: use the labelled image, or scale the labels." + more),
              ("image_twice", "warning", twice, "the same picture under another name", "Keep one, with the people of both.")]
     return [one for fault, level, named, what, advice in kinds
             for one in find(fault, level, f"{len(looks)} images", list(named.values()), what, advice, list(named))]
@@ -128,6 +131,7 @@ def examine(
     sigmas: Any = None,                      # that will be used; None: those of the file or its skeleton
     most_images: int = 2000,                 # images to open
     split: str = "",                         # name of the part, for the bar
+    max_broken: float = 0.,                  # share of the images that may be unreadable
 ) -> tuple[Part, dict[int, Look]]:           # what was found; the images
     "Examines a label file and its images. Raises DataError if it is no label file."
     data, name = read_labels(labels)
@@ -139,7 +143,7 @@ def examine(
             sizes[row] = one.size
     raw = raw._replace(sizes=sizes)
     own = next((c["sigmas"] for c in data["categories"] if isinstance(c, dict) and c.get("sigmas") is not None), None)
-    findings += [*image_faults(looks, raw), *check_sigmas(own if sigmas is None else sigmas, raw.skeleton), *label_faults(raw)]
+    findings += [*image_faults(looks, raw, max_broken), *check_sigmas(own if sigmas is None else sigmas, raw.skeleton), *label_faults(raw)]
     whole = with_boxes(raw)
     findings += [*side_faults(whole), *repeat_faults(whole), *size_faults(whole, image_size)]
     return Part(whole, Path(folder), len(looks), findings), looks
@@ -165,6 +169,7 @@ def check_data(
     sigmas: Sequence[float] | None = None,   # that will be used; None: those of the files or their skeleton
     splits: Sequence[str] = (),              # to examine, of train, val and test; none: all there are
     most_images: int = 2000,                 # images to open in each split
+    max_broken: float = 0.,                  # share of the images that may be unreadable: a warning, no error
 ) -> Checkup:                                # print it, ask it for `findings`, or let it `stop` you
     "Everything that is wrong with a data set. Raises DataError if there is none."
     found = data if isinstance(data, Mapping) else parts_of(data, splits)
@@ -174,7 +179,7 @@ def check_data(
         if splits and split not in splits:
             continue
         try:
-            parts[split], looks[split] = examine(labels, Path(folder), skeleton, image_size, sigmas, most_images, split)
+            parts[split], looks[split] = examine(labels, Path(folder), skeleton, image_size, sigmas, most_images, split, max_broken)
         except DataError as error:
             common.append((split, Finding("label_file", "error", 1, str(error).rstrip("."), "Nothing else was examined in this part.", ())))
     for split in [split for split in parts if split != "train" and "train" in parts]:

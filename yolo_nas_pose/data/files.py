@@ -20,8 +20,8 @@ from .formats import SPLIT_WORDS, Split, read_cvat, read_data_yaml, read_label_s
 from .images import DataError, decode, ends_early, read_image  # noqa: F401, also found here
 
 # %% auto #0
-__all__ = ['LABEL_FILES', 'from_animalpose', 'without_outlines', 'read_labels', 'split_of', 'first_images', 'image_home',
-           'find_coco', 'Found', 'recognise', 'find_data', 'only_images', 'held_out', 'find_split']
+__all__ = ['LABEL_FILES', 'from_animalpose', 'without_outlines', 'read_labels', 'check_category', 'split_of', 'first_images',
+           'image_home', 'find_coco', 'Found', 'recognise', 'find_data', 'only_images', 'held_out', 'find_split']
 
 # %% ../../nbs/1_data/09_files.ipynb #d0ad7122
 def from_animalpose(
@@ -44,8 +44,10 @@ def from_animalpose(
 
 def without_outlines(
     record: dict,  # any object of a label file
-) -> dict:         # the same, changed in place
-    "A record as it is needed for an index: outlines only where box or area depend on them, joints in 8 bytes a number."
+) -> dict:         # the same, changed in place, or a part of it
+    "A record as it is needed for an index: images without their addresses, outlines only where box or area need them, joints in 8 bytes a number."
+    if "image_id" not in record and isinstance(record.get("file_name"), str):
+        return {key: record[key] for key in ("id", "file_name", "height", "width") if key in record}
     if "image_id" in record:
         if record.get("bbox") and record.get("area"):
             record.pop("segmentation", None)
@@ -89,6 +91,23 @@ def read_labels(
         raise DataError(f"{name}: expected the lists images, annotations and categories of COCO format, found {found}."
                         f'{hint} Export the labels as "COCO keypoints".')
     return source, name
+
+# %% ../../nbs/1_data/09_files.ipynb #e3fe7130
+def check_category(
+    category: dict,  # of a label file, with its joints under "keypoints"
+    name: str,       # of the file, for messages
+) -> dict:           # the category
+    "A category that can be used. Raises DataError if its joints have no names, or not as many positive sigmas as names."
+    names, sigmas, where = category["keypoints"], category.get("sigmas"), f"{name}: category {str(category.get('name', category.get('id')))!r}"
+    odd = [joint for joint in names if not isinstance(joint, str)]
+    if odd:
+        raise DataError(f'{where}: "keypoints" lists the names of the joints, as texts; found {str(odd[0])[:60]!r}, a {type(odd[0]).__name__}. '
+                        f"Write the names.")
+    good = isinstance(sigmas, (list, tuple)) and all(isinstance(s, (int, float)) and 0 < s < float("inf") for s in sigmas)
+    if sigmas not in (None, [], ()) and not (good and len(sigmas) == len(names)):
+        found = f"{len(sigmas)} numbers" if good else str(sigmas)[:60]
+        raise DataError(f"{where}: the sigmas are {found}, expected {len(names)} positive numbers, one for each joint. Correct them, or leave them out.")
+    return category
 
 # %% ../../nbs/1_data/09_files.ipynb #03ab5fd3
 def split_of(

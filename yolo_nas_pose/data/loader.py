@@ -5,6 +5,7 @@
 # %% ../../nbs/1_data/14_loader.ipynb #36dfa1c6
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import cv2
@@ -159,6 +160,7 @@ class PoseLoader:
         loader: DataLoader,  # with `Batches` as its batch_sampler
     ):
         self.loader, self.batches = loader, loader.batch_sampler
+        self.waited = 0.  # seconds of this pass that were spent waiting for batches
 
     def set_epoch(self, epoch: int) -> None:
         "Start of an epoch: its order and its chance depend on this number alone."
@@ -172,8 +174,11 @@ class PoseLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[PoseBatch]:
+        self.waited, asked = 0., time.perf_counter()
         for batch in self.loader:
+            self.waited += time.perf_counter() - asked
             yield batch._replace(sizes=[tuple(size) for size in batch.sizes])
+            asked = time.perf_counter()
 
 
 def one_thread(

@@ -152,17 +152,20 @@ def find_sigmas(
 
 # %% ../../nbs/4_metric/39_trial.ipynb #dbbb02a2
 def measure(
-    detection: dict,  # a COCO result
-    number: int,      # its place in the list, for messages
-    boxed: bool,      # take the area from its box, if it has one
-) -> dict:            # a copy with its area
-    "A detection with its area. Raises ValueError where a joint or the score is not finite."
-    joints = np.array(detection["keypoints"], dtype=float).reshape(-1, 3)[:, :2]
-    if not (np.isfinite(joints).all() and np.isfinite(detection["score"])):
-        raise ValueError(f"detection {number} has a joint or a score that is not finite")
-    width, height = detection["bbox"][2:4] if boxed and detection.get("bbox") else np.ptp(joints, axis=0)
-    return {"image_id": detection["image_id"], "category_id": detection["category_id"], "area": float(width * height),
-            "keypoints": list(detection["keypoints"]), "score": float(detection["score"])}
+    kept: list[tuple[int, dict]],  # places in the list, for messages, and N COCO results of K joints each
+    boxed: bool,                   # take areas from boxes, where there are any
+) -> list[dict]:                   # copies with areas and ids from 1; keypoints as rows of one array
+    "Detections with their areas. Raises ValueError where a joint or a score is not finite."
+    points = np.array([detection["keypoints"] for _, detection in kept], dtype=float).reshape(len(kept), -1)
+    scores = np.array([detection["score"] for _, detection in kept], dtype=float)
+    places = points.reshape(len(kept), points.shape[1] // 3, 3)[..., :2]
+    finite = np.isfinite(places).all((1, 2)) & np.isfinite(scores)
+    if not finite.all():
+        raise ValueError(f"detection {kept[int(finite.argmin())][0]} has a joint or a score that is not finite")
+    spans = np.ptp(places, axis=1).prod(-1).tolist()
+    areas = [float(one["bbox"][2] * one["bbox"][3]) if boxed and one.get("bbox") else span for (_, one), span in zip(kept, spans)]
+    return [{"image_id": one["image_id"], "category_id": one["category_id"], "area": area, "keypoints": row, "score": score, "id": new}
+            for new, ((_, one), area, row, score) in enumerate(zip(kept, areas, points, scores.tolist()), 1)]
 
 # %% ../../nbs/4_metric/39_trial.ipynb #d51baadb
 def read_detections(
@@ -175,24 +178,23 @@ def read_detections(
         raise ValueError(f"detections: expected a list of COCO results, got {type(data).__name__}")
     images, numbers = {image["id"] for image in ground_truth["images"]}, 3 * len(ground_truth["joints"])
     categories = {category["id"] for category in ground_truth["categories"]}
-    kept = []
+    known, needed, kept = categories | ground_truth["others"], {"image_id", "category_id", "keypoints", "score"}, []
     for number, detection in enumerate(data):
-        missing = [key for key in ("image_id", "category_id", "keypoints", "score") if key not in detection]
-        if missing:
-            raise ValueError(f"detection {number} has no {missing[0]}")
+        if not needed <= detection.keys():
+            raise ValueError(f"detection {number} has no {sorted(needed - detection.keys())[0]}")
         if detection["image_id"] not in images:
             raise ValueError(f"detection {number} is of image {detection['image_id']!r}, which the ground truth does "
                              f"not have; its first is {min(images, default='none', key=str)!r}")
-        if detection["category_id"] not in categories | ground_truth["others"]:
+        if detection["category_id"] not in known:
             raise ValueError(f"detection {number} is of category {detection['category_id']!r}, the ground truth has "
-                             f"{sorted(categories | ground_truth['others'], key=str)}")
+                             f"{sorted(known, key=str)}")
         if detection["category_id"] in categories:
             if len(detection["keypoints"]) != numbers:
                 raise ValueError(f"detection {number} has {len(detection['keypoints'])} keypoint numbers, expected "
                                  f"{numbers}: x, y and score of {numbers // 3} joints")
             kept.append((number, detection))
     boxed = bool(data and data[0].get("bbox"))
-    return [measure(detection, number, boxed) | {"id": new} for new, (number, detection) in enumerate(kept, 1)]
+    return measure(kept, boxed) if kept else []
 
 # %% ../../nbs/4_metric/39_trial.ipynb #5a64fbd2
 class Scene(NamedTuple):

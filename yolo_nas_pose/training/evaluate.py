@@ -18,14 +18,16 @@ from tqdm import tqdm
 
 from ..core.structures import Poses
 from ..data.broken import NO_IMAGE, Tolerant, check_broken, explain_broken
+from ..data.files import only_images
 from ..data.loader import PoseLoader, make_loader, to_input
+from ..data.write import CROWD_LEVELS
 from ..metric.average_precision import evaluate_coco
 from ..metric.diagnosis import write_report
 from ..model.network import trained_size
 from ..model.postprocess import postprocess, to_source
 
 # %% auto #0
-__all__ = ['coco_results', 'detect', 'collect_results', 'evaluate']
+__all__ = ['coco_results', 'detect', 'collect_results', 'crowd_scores', 'evaluate']
 
 # %% ../../nbs/5_training/52_evaluate.ipynb #40385db6
 def coco_results(
@@ -88,6 +90,23 @@ def collect_results(
         warnings.warn(f"{explain_broken(dataset, broken)}\nTheir people count as missed.", stacklevel=3)
     return [row for row in results if row["image_id"] != NO_IMAGE]
 
+# %% ../../nbs/5_training/52_evaluate.ipynb #3b64f3d3
+def crowd_scores(
+    truth: dict,               # COCO labels; images with "crowdIndex", or the answer is empty
+    results: Sequence[dict],   # COCO results
+    sigmas: Sequence[float],   # K tolerances
+    max_dets: int = 20,        # people per image that are judged
+) -> dict[str, float]:         # APeasy, APmedium, APhard, 0..1; -1 where nobody counts
+    "AP on the easy, medium and hard images of CrowdPose."
+    index, scores = {image["id"]: image.get("crowdIndex") for image in truth["images"]}, {}
+    if not index or not all(isinstance(value, (int, float)) for value in index.values()):
+        return {}
+    for level, (low, high) in CROWD_LEVELS.items():
+        ids = {image for image, value in index.items() if low <= value < high}
+        part = only_images(truth, ids), [row for row in results if row["image_id"] in ids]
+        scores[f"AP{level}"] = evaluate_coco(*part, sigmas=sigmas, max_dets=max_dets, pck=False)["AP"]
+    return scores
+
 # %% ../../nbs/5_training/52_evaluate.ipynb #985d3b72
 def evaluate(
     model: nn.Module,                    # with `decode`
@@ -106,7 +125,7 @@ def evaluate(
     max_broken: float = .01,             # share of the images that may be unreadable
     results_file: str | Path | None = None,  # also write what was found, as COCO results
     report: str | Path | None = None,    # also write figures, tables and the worst images to this folder
-) -> dict:                               # see `evaluate_coco`
+) -> dict:                               # see `evaluate_coco`, and `crowd_scores` for CrowdPose
     "AP and its relatives of a model on labelled images. Raises DataError where too many images cannot be read."
     dataset, image_size = Tolerant(dataset), trained_size(model) if image_size is None else image_size
     truth, results = dataset.ground_truth(), collect_results(model, dataset, image_size, batch_size, workers, conf, iou, max(max_dets, 30),
@@ -114,6 +133,7 @@ def evaluate(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*sigma.*")
         metrics = evaluate_coco(truth, results, sigmas=dataset.skeleton.sigmas, max_dets=max_dets, per_joint=per_joint)
+        metrics |= crowd_scores(truth, results, dataset.skeleton.sigmas, max_dets)
     if results_file is not None and rank == 0:
         Path(results_file).parent.mkdir(parents=True, exist_ok=True)
         Path(results_file).write_text(json.dumps(results))

@@ -243,8 +243,9 @@ def train_epoch(
             continue
         bar.update()
         if run.step % recipe.log_every == 0 or run.step == run.total or run.batch == last:
-            speed = images / (time.perf_counter() - begin)
-            log.write(run.step, {"epoch": run.epoch, "lr": run.rate(), **values, "images_per_second": speed})
+            passed = time.perf_counter() - begin
+            log.write(run.step, {"epoch": run.epoch, "lr": run.rate(), **values, "images_per_second": images / passed,
+                                 "loader_wait": run.loader.waited / passed})
             check_broken(run.images, run.images.broken(), recipe.max_broken)
             bar.set_postfix(loss=f"{values['total']:.2f}", AP=f"{run.best:.3f}", refresh=False)
         if stop.agreed(run):

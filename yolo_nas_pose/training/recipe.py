@@ -29,6 +29,7 @@ class ModelKeys(BaseModel):
     model: str = "yolo_nas_pose_s"    # name of a variant
     weights: str | None = None        # "coco_pose", "toy", a checkpoint (pose or detector), or None: random weights
     skeleton: str | dict | None = None  # name of a skeleton, or its parts (see `Skeleton`); None: the one of the labels
+    sigmas: tuple[float, ...] | None = None  # tolerance of each joint, for loss and AP; None: those of the labels or the skeleton; folders only
     freeze: tuple[str, ...] = ()      # parts that keep their weights, such as backbone, neck
     head_first_epochs: int = Field(0, ge=0)  # epochs in which only the heads learn
     norms: Literal["batch", "sync", "frozen"] = "batch"  # statistics of the norms in training: own batch, all GPUs, the running ones
@@ -38,6 +39,8 @@ class DataKeys(BaseModel):
     "What it learns from, and how images are changed on the way."
     data: str = "toy"                       # "toy", "toy_animals", or a folder or label file of any known format
     check_data: bool = True                 # look for faults before the first step, and stop at errors; folders only
+    cache: str | None = None                # folder for small decoded copies of the training images; None: none; folders only
+    cache_gb: float = Field(20., gt=0)      # 10^9 bytes that the copies may fill
     train_scenes: PositiveInt = 20_000      # toy only: scenes of an epoch
     val_scenes: PositiveInt = 200           # toy only
     image_size: int = Field(640, ge=32, multiple_of=32)  # side of the input, px
@@ -117,7 +120,7 @@ class RunKeys(BaseModel):
     patience: int | None = Field(None, ge=1)  # evaluations without a better AP before the run ends
     log_every: PositiveInt = 20              # updates between lines of the log
     average_best: int = Field(0, ge=0)       # checkpoints whose mean is written and evaluated at the end; 0: none
-    max_broken: float = Field(.01, ge=0, le=1)  # share of images that may be unreadable before the run stops
+    max_broken: float = Field(.01, ge=0, le=1)  # share of images that may be unreadable, before a run and during it
     trackers: tuple[str, ...] = ("tensorboard",)  # who else gets the numbers: names that Accelerate knows, such as wandb, mlflow
     empty_steps: PositiveInt = 200           # steps in a row without a positive anchor before the run stops
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,9 +19,10 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import nn
 
-from ..core.skeleton import Skeleton, get_skeleton
+from ..core.skeleton import Skeleton
 from ..core.toy import ToyScenes
 from ..data.broken import Tolerant
+from ..data.cache import CachedPoses
 from ..data.coco import open_data
 from ..data.doctor import check_data
 from ..data.files import DataError
@@ -37,9 +38,9 @@ from .optim import Accumulation, WeightAverage, learning_rate, parameter_groups,
 from .recipe import Recipe, RecipeError
 
 # %% auto #0
-__all__ = ['STATE', 'build_data', 'build_model', 'build_transform', 'build_loss', 'examine_data', 'Run', 'make_folder',
-           'make_accelerator', 'choose_batch_size', 'start_run', 'write_whole', 'save_state', 'saved_recipe',
-           'load_state']
+__all__ = ['STATE', 'build_data', 'with_sigmas', 'build_model', 'build_transform', 'build_loss', 'examine_data', 'Run',
+           'make_folder', 'make_accelerator', 'choose_batch_size', 'start_run', 'write_whole', 'save_state',
+           'saved_recipe', 'load_state']
 
 # %% ../../nbs/5_training/54_run.ipynb #5129a876
 def build_data(
@@ -48,14 +49,32 @@ def build_data(
     "The labelled images of a recipe. Raises DataError where the data set is of no known format, or teaches nothing."
     kinds = {"toy": "people", "toy_animals": "animals"}
     if recipe.data in kinds:
+        if recipe.cache:
+            raise RecipeError("cache: toy scenes are drawn, there are no files to keep copies of. Leave it out.")
         return (ToyScenes(recipe.train_scenes, recipe.image_size, seed=1000 + recipe.seed, kind=kinds[recipe.data]),
                 ToyScenes(recipe.val_scenes, recipe.image_size, seed=7, kind=kinds[recipe.data]))
-    skeleton = get_skeleton(recipe.skeleton) if recipe.skeleton else None
-    train = open_data(recipe.data, "train", skeleton, hold_out=.1)
+    train = open_data(recipe.data, "train", recipe.skeleton, hold_out=.1)
+    if recipe.sigmas:
+        train.reading = train.reading._replace(skeleton=with_sigmas(train.skeleton, recipe.sigmas))
     if not (train.labels.joints[..., 2] > 0).any():
         raise DataError(f"{train.name}: nobody has a labelled joint, so there is nothing to learn. Is it the file of the "
                         "keypoints, not of the boxes?")
-    return train, open_data(recipe.data, "val", train.skeleton, hold_out=.1)
+    val = open_data(recipe.data, "val", train.skeleton, hold_out=.1)
+    if recipe.cache is None:
+        return train, val
+    side = recipe.image_size * max(1., recipe.scale[1]) * (1 + recipe.multi_scale)  # nothing is lost where a picture is made larger
+    return CachedPoses(train, recipe.cache, int(side + .5), recipe.cache_gb * 1e9), val
+
+
+def with_sigmas(
+    skeleton: Skeleton,       # of the labels
+    sigmas: Sequence[float],  # of the recipe
+) -> Skeleton:
+    "The same joints with other tolerances. Raises RecipeError if they do not fit."
+    try:
+        return replace(skeleton, sigmas=tuple(sigmas))
+    except ValueError as error:
+        raise RecipeError(f"sigmas: {error}. Give one for each of {', '.join(skeleton.joints[:3])}, ...") from error
 
 
 def build_model(
@@ -110,7 +129,8 @@ def examine_data(
     words, page = None, folder / "data.html"
     if accelerator.is_main_process:
         try:
-            checkup = check_data(recipe.data, recipe.skeleton, recipe.image_size, page, splits=("train", "val"))
+            checkup = check_data(recipe.data, recipe.skeleton, recipe.image_size, page, recipe.sigmas, ("train", "val"),
+                                 max_broken=recipe.max_broken)
             for split, one in checkup.findings:
                 if one.level == "warning":
                     print(f"{split}: {one}")
@@ -235,9 +255,13 @@ def start_run(
     if recipe.check_data and data is None and not recipe.data.startswith("toy") and not (folder / STATE).exists():
         examine_data(recipe, folder, accelerator)
     train_set, val = data or build_data(recipe)
+    if recipe.sigmas and tuple(train_set.skeleton.sigmas) != recipe.sigmas:
+        raise RecipeError("sigmas: they are for labels on disk. Toy scenes, and data given in Python, bring a skeleton with sigmas of its own.")
     skeleton, images = train_set.skeleton, Tolerant(train_set)
     with accelerator.local_main_process_first():  # one process downloads for all
         model = build_model(recipe, skeleton, (folder / STATE).exists()) if model is None else model
+    if model.skeleton.joints == skeleton.joints:
+        model.skeleton = skeleton  # with the sigmas of this run
     model = model.to(memory_format=torch.channels_last) if recipe.channels_last else model
     set_learning(model, recipe.freeze)
     loss = build_loss(recipe, skeleton).to(accelerator.device)
@@ -308,7 +332,7 @@ def load_state(
     state = torch.load(path, map_location="cpu", weights_only=True)
     now = json.loads(run.recipe.model_dump_json())
     saved = {**Recipe().model_dump(mode="json"), **json.loads(state["recipe"])}  # keys that are younger than the state
-    free = {"workers", "log_every", "save_every", "trackers", "description", "val_batch_size", "max_broken", "check_data"}
+    free = {"workers", "log_every", "save_every", "trackers", "description", "val_batch_size", "max_broken", "check_data", "cache_gb"}
     changed = [key for key in now if now[key] != saved.get(key) and key not in free]
     if changed:
         raise RecipeError(f"{path} belongs to a run with other values of {', '.join(changed)}. Resume with the recipe in "
