@@ -33,7 +33,8 @@ _HOME = {
     "plot_history": "training.records",
     **dict.fromkeys(["train", "TrainResult", "TrainingStopped"], "training.loop"),
     **dict.fromkeys(["find_learning_rate", "plot_learning_rates"], "training.rates"),
-    **dict.fromkeys(["predict", "PosePredictions"], "deploy.predict"),
+    "PosePredictions": "deploy.results",
+    "predict": "deploy.predict",
 }
 
 __all__ = sorted(_HOME)

@@ -18,7 +18,7 @@ from .head import Heads, decode, replace_joints
 from .neck import Neck
 
 if TYPE_CHECKING:
-    from yolo_nas_pose.deploy.predict import PosePredictions
+    from yolo_nas_pose.deploy.results import PosePredictions
 
 # %% auto #0
 __all__ = ['VARIANTS', 'NORM_EPS', 'PARTS', 'Variant', 'specs', 'find_variant', 'YoloNASPose', 'check_images', 'count_parameters',
