@@ -35,6 +35,8 @@ _HOME = {
     **dict.fromkeys(["find_learning_rate", "plot_learning_rates"], "training.rates"),
     "PosePredictions": "deploy.results",
     "predict": "deploy.predict",
+    **dict.fromkeys(["export_onnx", "export_openvino"], "deploy.export"),
+    **dict.fromkeys(["OnnxPose", "evaluate_file"], "deploy.runtime"),
 }
 
 __all__ = sorted(_HOME)

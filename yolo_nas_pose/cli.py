@@ -67,7 +67,7 @@ def predict(
     weights: Weights = None,
     conf: Conf = .5,
     iou: Iou = .7,
-    size: Size = 640,
+    size: Annotated[Optional[int], typer.Option(help="Side of the input, px; none: as the weights were trained, or 640.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the painted pictures, or the painted film.")] = Path("runs/predict"),
     results: Annotated[Optional[Path], typer.Option(help="Also write COCO results to this JSON file.")] = None,
     labels: Annotated[Optional[Path], typer.Option(help="COCO label file that gives the image ids, by file name.")] = None,

@@ -230,10 +230,13 @@ def each_prediction(
 ) -> Iterator[ImagePrediction]:
     "Predictions, one batch ahead of the reader."
     read = iter(read)
-    while batch := list(itertools.islice(read, batch_size)):
-        names, images = zip(*batch)
-        for name, image, poses in zip(names, images, find(images)):
-            yield ImagePrediction(image, poses, skeleton, name)
+    try:
+        while batch := list(itertools.islice(read, batch_size)):
+            names, images = zip(*batch)
+            for name, image, poses in zip(names, images, find(images)):
+                yield ImagePrediction(image, poses, skeleton, name)
+    finally:
+        getattr(read, "close", lambda: None)()  # a film is released when nobody wants more
 
 # %% ../../nbs/6_deploy/60_results.ipynb #cf131b9e
 CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".webm": "VP80"}
