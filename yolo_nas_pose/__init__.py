@@ -33,7 +33,10 @@ _HOME = {
     "plot_history": "training.records",
     **dict.fromkeys(["train", "TrainResult", "TrainingStopped"], "training.loop"),
     **dict.fromkeys(["find_learning_rate", "plot_learning_rates"], "training.rates"),
-    **dict.fromkeys(["predict", "PosePredictions"], "deploy.predict"),
+    "PosePredictions": "deploy.results",
+    "predict": "deploy.predict",
+    **dict.fromkeys(["export_onnx", "export_openvino"], "deploy.export"),
+    **dict.fromkeys(["OnnxPose", "evaluate_file"], "deploy.runtime"),
 }
 
 __all__ = sorted(_HOME)

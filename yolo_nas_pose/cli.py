@@ -75,7 +75,7 @@ def predict(
     most: Annotated[Optional[int], typer.Option(help="Pictures of a film or camera; none: all of them.")] = None,
 ) -> None:
     "Finds poses in pictures and films, and paints them."
-    from yolo_nas_pose.deploy.predict import PoseStream
+    from yolo_nas_pose.deploy.results import PoseStream
     from yolo_nas_pose.training.run import write_whole
     ids = None if labels is None else image_ids(labels)
     with warnings.catch_warnings():
@@ -90,7 +90,6 @@ def predict(
         print(f"skipped {name}: {reason}", file=sys.stderr)
     if found.errors:
         raise typer.Exit(1)
-
 
 # %% ../nbs/80_cli.ipynb #b10bb3d3
 def predict_pictures(
@@ -111,7 +110,7 @@ def predict_film(
     most: int | None,    # pictures; None for all
 ) -> list[dict]:         # COCO results, the image id is the number of the picture in the film
     "Paints a film."
-    from yolo_nas_pose.deploy.predict import coco_results
+    from yolo_nas_pose.deploy.results import coco_results
     rows, count = [], 0
     def told(stream):
         nonlocal count

@@ -16,7 +16,8 @@ import torch
 
 from yolo_nas_pose.core.skeleton import COCO17
 from yolo_nas_pose.core.toy import ToyScenes, toy_scene
-from yolo_nas_pose.deploy.predict import COPIES, PosePredictions, PoseStream, fingerprint, fused_copy
+from yolo_nas_pose.deploy.predict import COPIES, fingerprint, fused_copy
+from yolo_nas_pose.deploy.results import PosePredictions, PoseStream
 from yolo_nas_pose.deploy.sources import InputError
 from yolo_nas_pose.metric.average_precision import evaluate_coco
 from yolo_nas_pose.model.network import YoloNASPose

@@ -14,7 +14,8 @@ import torch
 
 from yolo_nas_pose.core.affine import letterbox
 from yolo_nas_pose.core.toy import toy_scene
-from yolo_nas_pose.deploy.predict import PosePredictions, fused_copy
+from yolo_nas_pose.deploy.predict import fused_copy
+from yolo_nas_pose.deploy.results import PosePredictions
 from yolo_nas_pose.deploy.sources import InputError, as_bgr, decode_image, fetch, open_film, pictures
 from yolo_nas_pose.model.network import YoloNASPose
 

@@ -113,12 +113,12 @@ def flat(
 
 def joints_in_pixels(
     offsets: Tensor,  # (B, A, 2K) cells, x and y of each joint
-    points: Tensor,   # (A, 2) cell centres, input px
-    strides: Tensor,  # (A, 1) input px
+    points: Tensor,   # (A, 2) or (B, A, 2) cell centres, input px
+    strides: Tensor,  # (A, 1) or (B, A, 1) input px
 ) -> Tensor:          # (B, A, K, 2) x and y, input px
     "Joints from their offsets to the top left corners of the cells."
     corners = points - strides / 2
-    return offsets.unflatten(-1, (-1, 2)) * strides[:, None] + corners[:, None]
+    return offsets.unflatten(-1, (-1, 2)) * strides.unsqueeze(-2) + corners.unsqueeze(-2)
 
 # %% ../../nbs/2_model/24_head.ipynb #ad93bde9
 STRIDES = (8, 16, 32)

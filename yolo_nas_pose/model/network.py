@@ -18,7 +18,7 @@ from .head import Heads, decode, replace_joints
 from .neck import Neck
 
 if TYPE_CHECKING:
-    from yolo_nas_pose.deploy.predict import PosePredictions
+    from yolo_nas_pose.deploy.results import PosePredictions
 
 # %% auto #0
 __all__ = ['VARIANTS', 'NORM_EPS', 'PARTS', 'Variant', 'specs', 'find_variant', 'YoloNASPose', 'check_images', 'trained_size',
@@ -136,10 +136,13 @@ def check_images(
 
 # %% ../../nbs/2_model/25_network.ipynb #bb6c1400
 def trained_size(
-    model: nn.Module,  # its metadata may say
-) -> int:
-    "Side of the input that the weights were trained at, px: what their checkpoint says, else 640."
-    return int(getattr(model, "metadata", {}).get("image_size") or 640)
+    model: nn.Module,             # `metadata` may say it
+) -> int | tuple[int, int]:       # of the input: side, or (height, width), px
+    "The size of the input that a model was trained for; 640 if it does not say one that makes sense."
+    size = getattr(model, "metadata", {}).get("image_size")
+    sides = size if isinstance(size, (list, tuple)) else [size]
+    fits = len(sides) in (1, 2) and all(isinstance(side, int) and side > 0 and side % 32 == 0 for side in sides)
+    return (tuple(sides) if len(sides) == 2 else sides[0]) if fits else 640
 
 # %% ../../nbs/2_model/25_network.ipynb #e89c4005
 PARTS = ("backbone", "neck", "heads")
