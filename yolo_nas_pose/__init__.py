@@ -34,6 +34,12 @@ _HOME = {
     **dict.fromkeys(["train", "TrainResult", "TrainingStopped"], "training.loop"),
     **dict.fromkeys(["find_learning_rate", "plot_learning_rates"], "training.rates"),
     **dict.fromkeys(["predict", "PosePredictions"], "deploy.predict"),
+    "count_graph": "deploy.graph",
+    **dict.fromkeys(["environment", "measure_peaks"], "deploy.machine"),
+    "Candidate": "deploy.runners",
+    **dict.fromkeys(["Benchmark", "timing_table"], "deploy.timings"),
+    "benchmark": "deploy.benchmark",
+    **dict.fromkeys(["load_peers", "plot_frontier", "plot_stages", "plot_floor", "plot_roofline", "accuracy_table"], "deploy.frontier"),
 }
 
 __all__ = sorted(_HOME)

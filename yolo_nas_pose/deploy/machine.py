@@ -22,8 +22,8 @@ from .graph import import_openvino
 
 # %% auto #0
 __all__ = ['ISA', 'PACKAGES', 'CONV', 'read_isa', 'read_text', 'count_threads', 'find_version', 'environment', 'Moment', 'now',
-           'foreign_share', 'Peak', 'best_rate', 'torch_threads', 'torch_peaks', 'conv_graph', 'openvino_peaks',
-           'measure_peaks', 'best_peaks', 'measure_bandwidth', 'floor_ms', 'roof']
+           'foreign_share', 'Peak', 'best_rate', 'fair_clock', 'torch_threads', 'torch_peaks', 'conv_graph',
+           'openvino_peaks', 'measure_peaks', 'best_peaks', 'measure_bandwidth', 'floor_ms', 'roof']
 
 # %% ../../nbs/6_deploy/69_machine.ipynb #efc35b28
 ISA = {"AVX2": "avx2", "AVX-512": "avx512f", "AVX VNNI": "avx_vnni", "AVX-512 VNNI": "avx512_vnni", "AVX-512 BF16": "avx512_bf16",
@@ -115,15 +115,21 @@ def best_rate(
     operations: float,           # multiplications and additions
     seconds: float = .3,         # to try
     tries: int = 8,              # at least, however long they take
+    clock: Callable[[], float] = time.perf_counter,  # s
 ) -> float:                      # 10^9 operations per second
     "The best rate of several tries, after one that warms up."
     work()
     times, stop = [], time.perf_counter() + seconds
     while len(times) < 2 * tries or times[-1] < stop:
-        begin = time.perf_counter()
+        begin = clock()
         work()
-        times += [time.perf_counter() - begin, time.perf_counter()]
-    return operations / min(times[::2]) / 1e9
+        times += [clock() - begin, time.perf_counter()]
+    return operations / max(min(times[::2]), 1e-9) / 1e9
+
+
+def fair_clock(threads: int) -> Callable[[], float]:
+    "CPU time for one thread, which others cannot lengthen; the time that passes for several."
+    return time.process_time if threads == 1 else time.perf_counter
 
 
 @contextmanager
@@ -162,7 +168,7 @@ def torch_peaks(
             if kind.is_floating_point:
                 x, w = image.to(kind), kernel.to(kind)
                 jobs.append(("conv", lambda: torch.conv2d(x, w, padding=1), 2 * channels**2 * 9 * place**2))
-            found += [Peak("torch", name, precision, best_rate(work, count, seconds)) for name, work, count in jobs]
+            found += [Peak("torch", name, precision, best_rate(work, count, seconds, clock=fair_clock(threads))) for name, work, count in jobs]
     return found
 
 # %% ../../nbs/6_deploy/69_machine.ipynb #35f0f494
@@ -194,7 +200,8 @@ def openvino_peaks(
         options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
         request = core.compile_model(conv_graph(*conv, precision == "int8"), "CPU", options).create_infer_request()
         count = 2 * conv[0]**2 * 9 * conv[1]**2
-        found.append(Peak("openvino", "conv", precision, best_rate(lambda: request.infer([image], share_inputs=True), count, seconds)))
+        found.append(Peak("openvino", "conv", precision, best_rate(lambda: request.infer([image], share_inputs=True), count, seconds,
+                                                                     clock=fair_clock(threads))))
     return found
 
 # %% ../../nbs/6_deploy/69_machine.ipynb #b9b62d2d
@@ -233,8 +240,8 @@ def measure_bandwidth(
     import torch
     source = torch.ones(megabytes * 2**18)
     target = torch.empty_like(source)
-    with torch_threads(threads or count_threads()):
-        return best_rate(lambda: target.copy_(source), 2. * source.numel() * 4, seconds)
+    with torch_threads(threads := threads or count_threads()):
+        return best_rate(lambda: target.copy_(source), 2. * source.numel() * 4, seconds, clock=fair_clock(threads))
 
 # %% ../../nbs/6_deploy/69_machine.ipynb #102cf5aa
 def floor_ms(

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -77,10 +77,9 @@ def sum_up(
     runs: int,                                 # that they come from
 ) -> list[LayerTime]:
     "Times of one run, the longest first."
-    total, calls = defaultdict(float), defaultdict(int)
+    total, calls = defaultdict(float), Counter((kind, precision) for kind, precision, _ in events)
     for kind, precision, ms in events:
         total[kind, precision] += ms / runs
-        calls[kind, precision] += 1
     rows = [LayerTime(*key, ms, max(1, round(calls[key] / runs))) for key, ms in total.items()]
     return sorted(rows, key=lambda row: -row.ms)
 
@@ -223,7 +222,7 @@ def open_model(
         raise ValueError(f"expected a file, a variant or a torch module, got {type(model).__name__}")
     return model.fuse() if hasattr(model, "fuse") and not getattr(model, "fused", False) else model.eval()
 
-
+# %% ../../nbs/6_deploy/69_runners.ipynb #c92ac088
 class TorchRunner:
     "A module in PyTorch: eager, channels last, or compiled."
 
