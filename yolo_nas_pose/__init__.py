@@ -34,7 +34,7 @@ _HOME = {
     **dict.fromkeys(["train", "TrainResult", "TrainingStopped"], "training.loop"),
     **dict.fromkeys(["find_learning_rate", "plot_learning_rates"], "training.rates"),
     **dict.fromkeys(["predict", "PosePredictions"], "deploy.predict"),
-    "count_graph": "deploy.graph",
+    "count_graph": "deploy.counts",
     **dict.fromkeys(["environment", "measure_peaks"], "deploy.machine"),
     "Candidate": "deploy.runners",
     **dict.fromkeys(["Benchmark", "timing_table"], "deploy.timings"),

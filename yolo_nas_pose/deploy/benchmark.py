@@ -22,7 +22,7 @@ import psutil
 from tqdm import tqdm
 
 from ..core.affine import full_size
-from .graph import count_graph, count_openvino
+from .counts import count_graph, count_openvino
 from .machine import (Peak, best_peaks, count_threads, environment, floor_ms, foreign_share,
                                           measure_bandwidth, measure_peaks, now, read_text)
 from .runners import STAGES, Candidate, LayerTime, open_runner, pass_through, write_plain
@@ -128,7 +128,7 @@ def serve(pipe) -> None:
             known = isinstance(error, (ImportError, OSError, ValueError)) and len(error.args) == 1
             pipe.send((False, error if known else RuntimeError(f"{type(error).__name__}: {error}")))
 
-
+# %% ../../nbs/6_deploy/70_benchmark.ipynb #09150a2f
 class Desk:
     "A worker, in a process of its own or here. Raises what the worker raises, RuntimeError if its process ended."
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 
-from .graph import import_openvino
+from .counts import import_openvino
 
 # %% auto #0
 __all__ = ['ISA', 'PACKAGES', 'CONV', 'read_isa', 'read_text', 'count_threads', 'find_version', 'environment', 'Moment', 'now',

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..core.affine import letterbox
 from ..data.images import decode
-from .graph import GraphError, fill_shape, import_openvino
+from .counts import GraphError, fill_shape, import_openvino
 
 if TYPE_CHECKING:
     from yolo_nas_pose.core.structures import DecodedPoses, Poses
