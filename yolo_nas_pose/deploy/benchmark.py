@@ -258,7 +258,8 @@ def benchmark(
     "Measures candidates against each other. Raises ValueError, FileNotFoundError, ImportError or RuntimeError, saying of whom."
     plan, chosen = (plan or Plan())._replace(**options).check(), as_candidates(candidates)
     threads, size = plan.threads or count_threads(), full_size(plan.image_size)
-    settings = {name: value for name, value in plan._asdict().items() if name != "end_to_end"} | {"jpegs": len(plan.end_to_end), "image_size": size}
+    settings = {name: list(value) if isinstance(value, (tuple, list)) else value for name, value in plan._asdict().items() if name != "end_to_end"}
+    settings |= {"jpegs": len(plan.end_to_end), "image_size": list(size)}
     record, peaks, bandwidth = environment(threads), [], None
     if plan.peaks:
         peaks, bandwidth = run_alone("machine", plan.isolate, threads)
