@@ -23,7 +23,7 @@ setup(
     license_files=["LICENSE"],
     keywords=settings["keywords"],
     packages=find_packages(include=["yolo_nas_pose", "yolo_nas_pose.*"]),
-    package_data={"yolo_nas_pose": ["recipes/*.yaml", "weights/*.safetensors"]},
+    package_data={"yolo_nas_pose": ["recipes/*.yaml", "weights/*.safetensors", "peers/*.yaml"]},
     python_requires=f">={settings['min_python']},<3.14",
     install_requires=settings["requirements"].split(),
     extras_require={

@@ -24,7 +24,7 @@ from .. import __version__
 from ..core.affine import full_size
 from .engine import Description, ModelFileError, need, open_file, to_text
 from .graph import RAW_NAMES, DecodedGraph, FlatGraph, PeopleGraph, Pixels, RawGraph, fold_shortcuts
-from .predict import trained_size
+from ..model.network import trained_size
 from .verify import check_file, example, same_answers
 from ..model.head import STRIDES
 from ..model.postprocess import check_settings
