@@ -34,6 +34,9 @@ _HOME = {
     **dict.fromkeys(["train", "TrainResult", "TrainingStopped"], "training.loop"),
     **dict.fromkeys(["find_learning_rate", "plot_learning_rates"], "training.rates"),
     **dict.fromkeys(["predict", "PosePredictions"], "deploy.predict"),
+    **dict.fromkeys(["quantize_ptq", "is_quantized", "set_flavour"], "deploy.quantize"),
+    "sensitivity": "deploy.sensitivity",
+    **dict.fromkeys(["quantize_qat", "qat_recipe"], "deploy.qat"),
 }
 
 __all__ = sorted(_HOME)
