@@ -46,10 +46,12 @@ class Engine(nn.Module):
             self.points, self.strides = model(torch.zeros(1, 3, SIZE, SIZE))[4:]
         if kind == "onnxruntime":
             import onnxruntime
-            self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         else:
             import openvino
-            self.session = openvino.Core().compile_model(file, "CPU")
+            self.session = openvino.Core().compile_model(file, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
         self.decode = model.decode
 
     def forward(self, images):

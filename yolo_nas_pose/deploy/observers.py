@@ -123,10 +123,12 @@ def entropy_range(
     "The range whose levels mislead least about the values (Migacz 2017)."
     counts = watch.counts.numpy().copy()
     counts[0] = 0
-    last = int(np.flatnonzero(counts)[-1]) + 1 if counts.any() else 0
+    if not counts.any():
+        return watch.peak
+    last = int(np.flatnonzero(counts)[-1]) + 1
     kept = [keep for keep in range(last, levels, -step)][::-1] or [last]
     best = min(kept, key=lambda keep: divergence(counts, keep, levels))
-    return min(best * watch.top / len(counts), watch.peak) if last else watch.peak
+    return min(best * watch.top / len(counts), watch.peak)
 
 # %% ../../nbs/6_deploy/62_observers.ipynb #f3ed8465
 METHODS = {"minmax": minmax_range, "percentile": percentile_range, "entropy": entropy_range, "mse": mse_range}
