@@ -76,8 +76,10 @@ def main():
     words.add_argument("--methods", nargs="*", default=["minmax", "percentile", "entropy", "mse"])
     words.add_argument("--engines", nargs="*", default=["onnxruntime", "openvino"])
     words.add_argument("--keep-all", action="store_true", help="also rows without any layer left in float")
+    words.add_argument("--base", type=float, help="AP of the float model in per cent, where it is known from a run before")
     words = words.parse_args()
-    model, base = get("yolo_nas_pose_n", pretrained_weights="toy").fuse(), None
+    model = get("yolo_nas_pose_n", pretrained_weights="toy").fuse()
+    base = words.base
     scenes, given = ToyScenes(words.scenes, SIZE, seed=7), ToyScenes(max(words.images, 8), SIZE, seed=1001)
 
     def row(name, network, engine="fake"):
@@ -88,18 +90,19 @@ def main():
         print(json.dumps({"row": name, "in": engine, "AP": round(score, 2), "loss": round(base - score, 2), "s": round(time.perf_counter() - begin)}), flush=True)
 
     def everywhere(name, quantised):
-        row(name, quantised)
-        set_flavour(quantised, "tensorrt")
-        row(f"{name}, tensorrt integers", quantised)
-        set_flavour(quantised, "cpu")
         with tempfile.TemporaryDirectory() as folder:
             file = str(Path(folder, "model.onnx"))
             export(quantised, file)
             for kind in words.engines:
                 row(name, Engine(quantised, file, kind), kind)
+        row(name, quantised)
+        set_flavour(quantised, "tensorrt")
+        row(f"{name}, tensorrt integers", quantised)
+        set_flavour(quantised, "cpu")
 
     print(json.dumps({"torch": torch.__version__, "python": platform.python_version(), **vars(words)}), flush=True)
-    row("float", model, "torch")
+    if base is None:
+        row("float", model, "torch")
     for method in words.methods:
         quantised = quantize_ptq(model, given, words.images, SIZE, method)
         print(json.dumps(summary(quantised)), flush=True)
