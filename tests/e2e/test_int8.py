@@ -1,4 +1,5 @@
 "A quantised model as people use it: files, evaluation, prediction, training, and the graphs that engines run."
+import copy
 from collections import Counter
 
 import numpy as np
@@ -32,7 +33,7 @@ def ready():
 
 @pytest.fixture(scope="module")
 def image():
-    return torch.from_numpy(ToyScenes(1, SIZE, seed=7)[0].image).movedim(-1, 0)[None] / 255
+    return torch.from_numpy(ToyScenes(2, SIZE, seed=7)[1].image).movedim(-1, 0)[None] / 255  # people that the toy weights see
 
 
 def export(model, path, dynamo):
@@ -84,7 +85,7 @@ def run(path, image, optimised=None):
 def check_joints(raw, joints):
     sure = raw.cls_logits[0, :, 0].sigmoid() > .3
     moves = (torch.from_numpy(np.asarray(joints)) - raw.joints)[0, sure].norm(dim=-1).flatten()
-    assert len(moves) > 100 and moves.quantile(.99) < 2
+    assert len(moves) > 30 and moves.quantile(.99) < 2
 
 
 @torch.no_grad()
@@ -109,8 +110,8 @@ def test_onnxruntime_computes_in_integers_with_the_newer_exporter(ready, image, 
     check_cpu(ready, image, tmp_path, dynamo=True)
 
 
-def check_tensorrt(ready, image, folder, dynamo):
-    made = quantize_copy(ready)
+def check_tensorrt(ready, folder, dynamo):
+    made = copy.deepcopy(ready)
     set_flavour(made, "tensorrt")
     graph = export(made, folder / "trt.onnx", dynamo)
     known = constants(graph)
@@ -121,14 +122,9 @@ def check_tensorrt(ready, image, folder, dynamo):
         assert zero.dtype == np.int8 and not zero.any()
 
 
-def quantize_copy(model):
-    import copy
-    return copy.deepcopy(model)
-
-
 @pytest.mark.parametrize("dynamo", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_tensorrt_gets_symmetric_integers(ready, image, tmp_path, dynamo):
-    check_tensorrt(ready, image, tmp_path, dynamo)
+def test_tensorrt_gets_symmetric_integers(ready, tmp_path, dynamo):
+    check_tensorrt(ready, tmp_path, dynamo)
 
 
 @torch.no_grad()
@@ -136,15 +132,15 @@ def test_openvino_computes_in_integers(ready, image, tmp_path):
     openvino = pytest.importorskip("openvino")
     export(ready, tmp_path / "cpu.onnx", dynamo=False)
     compiled = openvino.Core().compile_model(str(tmp_path / "cpu.onnx"), "CPU")
-    convs = [node.get_rt_info()["runtimePrecision"] for node in compiled.get_runtime_model().get_ops()
-             if node.get_rt_info()["layerType"] in ("Convolution", "Deconvolution")]
-    kinds = Counter(str(getattr(one, "value", one)) for one in convs)
-    assert sum(count for kind, count in kinds.items() if kind in ("u8", "i8")) >= 102, kinds
+    told = [[str(getattr(one, "value", one)) for one in (node.get_rt_info()["layerType"], node.get_rt_info()["runtimePrecision"])]
+            for node in compiled.get_runtime_model().get_ops()]
+    kinds = Counter(precision for layer, precision in told if layer in ("Convolution", "Deconvolution"))
+    assert kinds["u8"] + kinds["i8"] == 102 and sum(kinds.values()) == 111, kinds
     check_joints(ready(image), compiled(image.numpy())[2])
 
 
-def test_float_heads_stay_float_in_the_graph(ready, image, tmp_path):
-    made = quantize_copy(ready)
+def test_float_heads_stay_float_in_the_graph(ready, tmp_path):
+    made = copy.deepcopy(ready)
     set_policy(made, exclude=("heads.*",))
     graph = export(made, tmp_path / "cpu.onnx", dynamo=False)
     makers = {name: node for node in graph.graph.node for name in node.output}
@@ -163,7 +159,7 @@ def test_a_checkpoint_loads_itself(ready, image, tmp_path):
     scenes = ToyScenes(2, SIZE, seed=7)
     assert evaluate(again, scenes, SIZE, progress=False)["AP"] == evaluate(ready, scenes, SIZE, progress=False)["AP"]
     found = again.predict(scenes[0].image, conf=.3, image_size=SIZE)
-    assert found[0].skeleton == again.skeleton if hasattr(found[0], "skeleton") else len(found) == 1
+    assert len(found) == 1
 
 
 def test_a_short_training_keeps_what_there_is(tmp_path):
