@@ -37,13 +37,15 @@ _HOME = {
     "predict": "deploy.predict",
     **dict.fromkeys(["export_onnx", "export_openvino"], "deploy.export"),
     **dict.fromkeys(["OnnxPose", "evaluate_file"], "deploy.runtime"),
-    **dict.fromkeys(["predict", "PosePredictions"], "deploy.predict"),
     "count_graph": "deploy.counts",
     **dict.fromkeys(["environment", "measure_peaks"], "deploy.machine"),
     "Candidate": "deploy.runners",
     **dict.fromkeys(["Benchmark", "timing_table"], "deploy.timings"),
     "benchmark": "deploy.benchmark",
     **dict.fromkeys(["load_peers", "plot_frontier", "plot_stages", "plot_floor", "plot_roofline", "accuracy_table"], "deploy.frontier"),
+    **dict.fromkeys(["quantize_ptq", "is_quantized", "set_flavour"], "deploy.quantize"),
+    "sensitivity": "deploy.sensitivity",
+    **dict.fromkeys(["quantize_qat", "qat_recipe"], "deploy.qat"),
 }
 
 __all__ = sorted(_HOME)

@@ -33,6 +33,7 @@ class Stem(nn.Module):
         outs: int,  # output channels
     ):
         super().__init__()
+        self.image = nn.Identity()
         self.conv = QARepVGGBlock(3, outs, stride=2)
 
     def forward(
@@ -40,7 +41,7 @@ class Stem(nn.Module):
         x: Tensor,  # (B, 3, H, W) 0..1
     ) -> Tensor:    # (B, outs, H/2, W/2)
         "Features."
-        return self.conv(x)
+        return self.conv(self.image(x))
 
 
 class Stage(nn.Module):

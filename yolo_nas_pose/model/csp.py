@@ -28,13 +28,15 @@ class Bottleneck(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1))
         self.cv1 = make()
         self.cv2 = make()
+        self.shortcut, self.sum = nn.Identity(), nn.Identity()
 
     def forward(
         self,
         x: Tensor,  # (B, channels, H, W)
     ) -> Tensor:    # (B, channels, H, W)
         "Features."
-        return self.alpha * x + self.cv2(self.cv1(x))
+        shortcut = x if self.alpha is None else self.shortcut(self.alpha * x)
+        return self.sum(shortcut + self.cv2(self.cv1(x)))
 
 # %% ../../nbs/2_model/21_csp.ipynb #5b445e87
 class CSPLayer(nn.Module):
@@ -54,6 +56,7 @@ class CSPLayer(nn.Module):
         self.conv1 = Conv(ins, hidden)
         self.conv2 = Conv(ins, hidden)
         self.conv3 = Conv(hidden * (depth + 2 if concat_steps else 2), outs)
+        self.join = nn.Identity()
         self.bottlenecks = nn.ModuleList(Bottleneck(hidden, repvgg) for _ in range(depth))
 
     def forward(
@@ -65,7 +68,7 @@ class CSPLayer(nn.Module):
         for bottleneck in self.bottlenecks:
             steps.append(bottleneck(steps[-1]))
         kept = steps if self.concat_steps else steps[-1:]
-        return self.conv3(torch.cat([*kept, self.conv2(x)], 1))
+        return self.conv3(self.join(torch.cat([*kept, self.conv2(x)], 1)))
 
 # %% ../../nbs/2_model/21_csp.ipynb #f1b9f5f1
 class SPP(nn.Module):
@@ -80,6 +83,7 @@ class SPP(nn.Module):
         self.windows = windows
         self.cv1 = Conv(channels, channels // 2)
         self.cv2 = Conv(channels // 2 * (len(windows) + 1), channels)
+        self.join = nn.Identity()
 
     def forward(
         self,
@@ -87,4 +91,4 @@ class SPP(nn.Module):
     ) -> Tensor:    # (B, channels, H, W)
         "Features."
         x = self.cv1(x)
-        return self.cv2(torch.cat([x, *(max_pool2d(x, window, 1, window // 2) for window in self.windows)], 1))
+        return self.cv2(self.join(torch.cat([x, *(max_pool2d(x, window, 1, window // 2) for window in self.windows)], 1)))

@@ -34,6 +34,7 @@ class UpStage(nn.Module):
         self.conv = Conv(ins, outs)
         self.upsample = nn.ConvTranspose2d(outs, outs, 2, 2)
         self.downsample = Conv(outs, outs, 3, 2)
+        self.join = nn.Identity()
         self.reduce_after_concat = Conv(3 * outs, outs)
         self.blocks = CSPLayer(outs, *spec)
 
@@ -46,7 +47,7 @@ class UpStage(nn.Module):
         "Features."
         reduced = self.conv(x)
         parts = [self.upsample(reduced), self.reduce_skip1(same), self.downsample(self.reduce_skip2(finer))]
-        return reduced, self.blocks(self.reduce_after_concat(torch.cat(parts, 1)))
+        return reduced, self.blocks(self.reduce_after_concat(self.join(torch.cat(parts, 1))))
 
 # %% ../../nbs/2_model/23_neck.ipynb #e2ec187f
 class DownStage(nn.Module):
@@ -61,6 +62,7 @@ class DownStage(nn.Module):
         super().__init__()
         half = spec.outs // 2
         self.conv = Conv(ins, half, 3, 2)
+        self.join = nn.Identity()
         self.blocks = CSPLayer(half + skip, *spec, repvgg=False)
 
     def forward(
@@ -69,7 +71,7 @@ class DownStage(nn.Module):
         skip: Tensor,  # (B, skip, H, W)
     ) -> Tensor:       # (B, outs, H, W)
         "Features."
-        return self.blocks(torch.cat([self.conv(x), skip], 1))
+        return self.blocks(self.join(torch.cat([self.conv(x), skip], 1)))
 
 # %% ../../nbs/2_model/23_neck.ipynb #749f345d
 class Neck(nn.Module):

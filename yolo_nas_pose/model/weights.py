@@ -387,12 +387,17 @@ def restore(
     if "variant" not in metadata or "skeleton" not in metadata:
         raise WeightsError(f"{path} does not say which model it is: make one and give it the weights with load_weights(model, path)")
     try:
-        model = YoloNASPose(metadata["variant"], get_skeleton(metadata["skeleton"])).eval()
-        load_weights(model, state)
-    except (KeyError, TypeError, ValueError) as error:
+        if metadata.get("quantization"):
+            from yolo_nas_pose.deploy.quantize import rebuild  # an upper floor, met when such a file is
+            model = rebuild(state, metadata)
+        else:
+            model = YoloNASPose(metadata["variant"], get_skeleton(metadata["skeleton"])).eval()
+            load_weights(model, state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = error if isinstance(error, WeightsError) else f"its description is of no use ({type(error).__name__}: {error})"
         raise WeightsError(f"{path}: {reason}") from error
-    model.metadata = {key: value for key, value in metadata.items() if key not in describe(model)}
+    own = {key for key in describe(model) if key != "quantization"}
+    model.metadata = {key: value for key, value in metadata.items() if key not in own}
     carry_licence(model, metadata, path)
     return model
 

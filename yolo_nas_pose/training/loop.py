@@ -12,6 +12,7 @@ import os
 import signal
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +53,10 @@ def train_step(
     if recipe.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     with contextlib.nullcontext() if update else accelerator.no_sync(run.model):
-        parts = run.loss(run.model(images), batch.targets.to(accelerator.device, non_blocking=True), pending.divisor)
+        raw = run.model(images)
+        parts = run.loss(raw, batch.targets.to(accelerator.device, non_blocking=True), pending.divisor)
+        if run.extra_loss is not None:
+            parts = parts._replace(total=parts.total + run.extra_loss(images, raw))
         check_loss(run, pending.add(parts))
         accelerator.backward(parts.total)
     values = pending.values()
@@ -275,7 +279,7 @@ def go(
             save_state(run)
     return TrainResult(run.folder, metrics, run.best, run.average.model, run.history, average_best(run))
 
-
+# %% ../../nbs/5_training/57_loop.ipynb #1fd8b014
 def train(
     recipe: Recipe | dict | str | Path = "toy",  # a recipe, its keys, its name, or its file
     out: str | Path | None = None,               # folder of the run; None: runs/NAME, numbered
@@ -283,6 +287,7 @@ def train(
     data: tuple | str | Path | None = None,      # train and validation samples in place of those of the recipe; a text is the key
     model: YoloNASPose | str | None = None,      # in place of that of the recipe; a text is the key
     name: str | None = None,                     # of the folder, where `out` is None; None: that of the recipe
+    extra_loss: Callable | None = None,          # (images, raw) -> scalar that is added, such as a teacher's opinion
     **overrides: Any,                            # keys that replace those of the recipe
 ) -> TrainResult:                                # the folder tells the rest
     "Trains as a recipe says. Raises RecipeError, DataError and TrainingStopped, each with the way out."
@@ -292,7 +297,7 @@ def train(
     recipe, folder = load_recipe(recipe, **words, **overrides), choose_folder(out, Path(name).stem, resume)
     if resume and recipe.batch_size == "auto":
         recipe = recipe.model_copy(update={"batch_size": saved_recipe(folder)["batch_size"]})
-    run = start_run(recipe, folder, data, model)
+    run = start_run(recipe, folder, data, model, extra_loss)
     if resume:
         load_state(run)
     try:

@@ -166,6 +166,7 @@ class Run:
     history: list[dict] = field(default_factory=list)  # one entry per evaluation
     broken: list[int] = field(default_factory=list)    # numbers of the images that could not be read
     saved: int | None = None         # update of the last state on disk
+    extra_loss: Callable | None = None  # (images, raw) -> scalar that is added to the loss
 
     @property
     def steps_per_epoch(self) -> int:
@@ -180,9 +181,8 @@ class Run:
 
     def rate(self) -> float:
         "The learning rate of the next update."
-        r, per_epoch = self.recipe, self.steps_per_epoch
-        return learning_rate(self.step, self.total, r.lr, min(r.warmup_steps, per_epoch), r.warmup_lr,
-                             r.hold_epochs * per_epoch, r.final_lr_ratio)
+        r, n = self.recipe, self.steps_per_epoch
+        return learning_rate(self.step, self.total, r.lr, min(r.warmup_steps, n), r.warmup_lr, r.hold_epochs * n, r.final_lr_ratio)
 
     def train_mode(self) -> None:
         "Decides who learns in this epoch: not the frozen parts, and at first nothing but the heads."
@@ -246,6 +246,7 @@ def start_run(
     folder: Path,                # of the run; is made
     data: tuple | None = None,   # train and validation samples; None: those of the recipe
     model: YoloNASPose | None = None,  # to go on with; None: the one of the recipe
+    extra_loss: Callable | None = None,  # (images, raw) -> scalar that is added to the loss
 ) -> Run:
     "A run before its first step. Raises RecipeError and DataError."
     find_variant(recipe.model)
@@ -275,8 +276,9 @@ def start_run(
                          world=accelerator.num_processes, pin_memory=accelerator.device.type == "cuda", multi_scale=recipe.multi_scale)
     model, optimizer = accelerator.prepare(model, optimizer)
     average.model.to(accelerator.device)
+    extra_loss = extra_loss.to(accelerator.device) if isinstance(extra_loss, nn.Module) else extra_loss
     pending = Accumulation(recipe.average_over_ranks, accelerator.num_processes)
-    return Run(recipe, folder, skeleton, accelerator, model, average, optimizer, loss, pending, images, loader, val)
+    return Run(recipe, folder, skeleton, accelerator, model, average, optimizer, loss, pending, images, loader, val, extra_loss=extra_loss)
 
 # %% ../../nbs/5_training/54_run.ipynb #2edea5b7
 def write_whole(

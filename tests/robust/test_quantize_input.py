@@ -1,0 +1,75 @@
+"What cannot be quantised is refused, with the way out."
+import numpy as np
+import pytest
+
+from yolo_nas_pose.core.structures import PoseSample
+from yolo_nas_pose.core.toy import ToyScenes
+from yolo_nas_pose.data.files import DataError
+from yolo_nas_pose.deploy.qat import qat_recipe, quantize_qat
+from yolo_nas_pose.deploy.quantize import quantize_ptq, set_flavour, set_policy
+from yolo_nas_pose.model.pretrained import get
+from yolo_nas_pose.model.weights import WeightsError, load_checkpoint, save_checkpoint
+from yolo_nas_pose.training.recipe import RecipeError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return get("yolo_nas_pose_n", pretrained_weights="toy").fuse()
+
+
+@pytest.fixture(scope="module")
+def ready(model):
+    return quantize_ptq(model, ToyScenes(8, 64, seed=1), 8, 64)
+
+
+def test_a_second_time(ready):
+    with pytest.raises(ValueError, match="quantised already.*set_policy"):
+        quantize_ptq(ready, ToyScenes(8, 64), 8, 64)
+
+
+@pytest.mark.parametrize("there, wanted, words", [(4, 4, "Give more data"), (20, 64, "64 images are asked for, 20 are there.*images="), (20, 2, "at least 8")])
+def test_too_few_images(model, there, wanted, words):
+    with pytest.raises(DataError, match=words):
+        quantize_ptq(model, ToyScenes(there, 64), wanted, 64)
+
+
+def test_images_without_anything(model):
+    grey = [PoseSample.empty(np.full((64, 64, 3), 114, np.uint8), 17)] * 10
+    with pytest.raises(DataError, match="one colour"):
+        quantize_ptq(model, grey, 10, 64)
+
+
+@pytest.mark.parametrize("pattern, near", [("neck.nekc1.*", "neck.neck1"), ("heads.head1.clss_pred", "heads.head1.cls_pred")])
+def test_a_pattern_that_fits_nothing(model, pattern, near):
+    with pytest.raises(ValueError, match=f"no layer is called.*{near}"):
+        quantize_ptq(model, ToyScenes(8, 64), 8, 64, exclude=[pattern])
+
+
+def test_nothing_left(ready):
+    with pytest.raises(ValueError, match="leaves nothing"):
+        set_policy(ready, exclude=("*",))
+
+
+def test_wrong_words(model, ready):
+    with pytest.raises(ValueError, match="cpu or tensorrt"):
+        set_flavour(ready, "gpu")
+    with pytest.raises(ValueError, match="quantise it first"):
+        set_flavour(model, "cpu")
+    with pytest.raises(ValueError, match="minmax, percentile"):
+        quantize_ptq(model, ToyScenes(8, 64), 8, 64, method="median")
+
+
+def test_a_damaged_checkpoint(ready, tmp_path):
+    ready.metadata["quantization"] = {**ready.metadata["quantization"], "flavour": "abacus"}
+    with pytest.raises(WeightsError, match="abacus"):
+        load_checkpoint(save_checkpoint(tmp_path / "odd.safetensors", ready))
+    ready.metadata["quantization"].pop("flavour")
+    with pytest.raises(WeightsError, match="flavour"):
+        load_checkpoint(save_checkpoint(tmp_path / "odd.safetensors", ready))
+
+
+def test_training_from_nothing(tmp_path):
+    with pytest.raises(RecipeError, match="begins with a trained model"):
+        quantize_qat("toy", None, tmp_path)
+    with pytest.raises(RecipeError, match="epoch"):
+        qat_recipe("toy", epoch=3)
