@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-import yaml
+
+from .commands import OwnSize, Weights, benchmark, export, judge_file, quantize, read_changes, read_model, read_samples
 
 # %% auto #0
-__all__ = ['app', 'Model', 'Weights', 'Size', 'OwnSize', 'Conf', 'Iou', 'main', 'read_model', 'predict', 'predict_pictures',
-           'predict_film', 'image_ids', 'read_changes', 'train', 'validate', 'check_data', 'models', 'recipe', 'demo']
+__all__ = ['app', 'Model', 'Size', 'Conf', 'Iou', 'main', 'predict', 'predict_pictures', 'predict_film', 'image_ids', 'train',
+           'validate', 'check_data', 'models', 'recipe', 'demo']
 
 # %% ../nbs/80_cli.ipynb #3295590c
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -37,26 +38,9 @@ def main() -> None:
         print("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         sys.exit(1)
 
-
-def read_model(
-    model: str,  # name of a variant, or path of a checkpoint
-    weights: Optional[str],  # "coco_pose", "toy", a checkpoint, or nothing
-):
-    "The model that is meant, ready to predict."
-    from yolo_nas_pose.model.network import VARIANTS
-    from yolo_nas_pose.model.pretrained import get
-    if weights is None and model in VARIANTS:
-        weights = "toy" if model == "yolo_nas_pose_n" else "coco_pose"
-        print(f"weights: {weights}" + (" (toy scenes; --weights coco_pose for photographs)" if weights == "toy" else ""))
-    elif model not in VARIANTS and Path(model).suffix and not Path(model).is_file():
-        raise FileNotFoundError(f"{model}: there is no such checkpoint. Check the path, or give one of {', '.join(VARIANTS)}.")
-    return get(model, pretrained_weights=weights).eval()
-
 # %% ../nbs/80_cli.ipynb #0d5e4246
-Model = Annotated[str, typer.Option(help="Name of a variant, or path of a checkpoint.")]
-Weights = Annotated[Optional[str], typer.Option(help='"coco_pose", "toy", or a checkpoint.')]
+Model = Annotated[str, typer.Option(help="Name of a variant, checkpoint, ONNX or OpenVINO file.")]
 Size = Annotated[int, typer.Option(help="Side of the input, px; a multiple of 32.")]
-OwnSize = Annotated[Optional[int], typer.Option(help="Side of the input, px; a multiple of 32; none: that of the training, else 640.")]
 Conf = Annotated[float, typer.Option(help="Lowest person score, 0..1.")]
 Iou = Annotated[float, typer.Option(help="Largest overlap of two people, 0..1.")]
 
@@ -134,16 +118,6 @@ def image_ids(
 
 
 # %% ../nbs/80_cli.ipynb #7c7c213a
-def read_changes(
-    changes: list[str],  # "key=value" each
-) -> dict:               # values as YAML reads them
-    "Changes of a recipe. Raises ValueError for one without =."
-    pairs = [change.split("=", 1) for change in changes]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"expected key=value, such as lr=0.001, found {[p[0] for p in pairs if len(p) != 2]}")
-    return {key.strip(): yaml.safe_load(value) for key, value in pairs}
-
-
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, or path of a YAML file.")],
@@ -165,7 +139,7 @@ def train(
 # %% ../nbs/80_cli.ipynb #b3865891
 @app.command()
 def validate(
-    model: Annotated[str, typer.Argument(help="Checkpoint, or name of a variant.")],
+    model: Annotated[str, typer.Argument(help="Checkpoint, name of a variant, ONNX or OpenVINO file.")],
     data: Annotated[str, typer.Argument(help='Folder or label file (COCO, YOLO pose, CVAT, Label Studio), "toy" or "toy_animals".')] = "toy",
     split: Annotated[str, typer.Option(help="Part of the folder.")] = "val",
     weights: Weights = None,
@@ -177,17 +151,15 @@ def validate(
     report: Annotated[Optional[Path], typer.Option(help="Also write figures, tables and the worst images to this folder.")] = None,
 ) -> None:
     "Measures a model on labelled images."
-    from yolo_nas_pose.core.toy import ToyScenes
-    from yolo_nas_pose.data.coco import open_data
     from yolo_nas_pose.metric.report import summary_table
     from yolo_nas_pose.model.network import trained_size
     from yolo_nas_pose.training.evaluate import evaluate
     network = read_model(model, weights)
-    size = size or trained_size(network)
-    toys = {"toy": "people", "toy_animals": "animals"}
-    samples = (ToyScenes(images, size, seed=7, kind=toys[data]) if data in toys
-               else open_data(data, split, network.skeleton, hold_out=.1))
-    metrics = evaluate(network.fuse(), samples, size, batch_size, per_joint=per_joint, results_file=results, report=report)
+    samples = read_samples(data, split, network.skeleton, images, size or trained_size(network))
+    if hasattr(network, "fuse"):
+        metrics = evaluate(network.fuse(), samples, size, batch_size, per_joint=per_joint, results_file=results, report=report)
+    else:
+        metrics = judge_file(network, samples, size, batch_size, results, report)
     joints = metrics.pop("joints", {})
     print(summary_table(metrics))
     if joints:
@@ -239,6 +211,10 @@ def recipe(
         return
     for known, description in list_recipes().items():
         print(f"{known:12} {description}")
+
+# %% ../nbs/80_cli.ipynb #535ca9b6
+for verb in (quantize, export, benchmark):
+    app.command()(verb)
 
 # %% ../nbs/80_cli.ipynb #784dd82f
 @app.command()
