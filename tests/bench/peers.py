@@ -9,8 +9,8 @@ Three steps; weights are random (statistics of the norms warmed on noise), so ti
 `make` without names writes ours only, and needs no other package. ultralytics is nobody's dependency here: give it an environment
 of its own (`pip install --no-deps ultralytics ultralytics-thop`). On a CPU build of torch its import of torchvision fails; it
 only needs the metadata of that package, so a folder `torchvision-0.28.0.dist-info` with a METADATA file is enough. Never let it
-install packages by itself: this script sets YOLO_AUTOINSTALL=false. OpenVINO 2026.4 refuses YOLO26's graph (GatherElements): the
-row then says so.
+install packages by itself: this script sets YOLO_AUTOINSTALL=false. A candidate that an engine refuses becomes a row that says so. Noise
+calibrates well enough for times, never for accuracy.
 """
 import argparse
 import os
@@ -51,10 +51,14 @@ def make_peer(name: str, folder: Path, size: int) -> None:
     "A network of ultralytics by its own exporter, such as yolov8n, without weights."
     import torch
     from ultralytics import YOLO
+    from ultralytics.nn.tasks import PoseModel
     torch.manual_seed(0)
     model = YOLO(f"{name}-pose.yaml", task="pose")
-    warm(model.model)
-    written = model.export(format="onnx", imgsz=size, opset=17, simplify=False, dynamic=False)
+    built = warm(PoseModel(f"{name}-pose.yaml", nc=1, verbose=False))  # one class, as published; some of its files say 80
+    built.args, built.task = model.model.args, "pose"
+    model.model = built
+    whole = {"nms": False} if name.startswith("yolo26") else {}  # keeps the end-to-end head, top-k included
+    written = model.export(format="onnx", imgsz=size, opset=17, simplify=False, dynamic=False, **whole)
     os.replace(written, folder / f"{name}-pose.onnx")
 
 

@@ -87,9 +87,9 @@ class Moment(NamedTuple):
 
 def now() -> Moment:
     "The clocks."
-    times, mine = psutil.cpu_times()._asdict(), os.times()
+    times = psutil.cpu_times()._asdict()
     busy = sum(times.get(name, 0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
-    return Moment(time.perf_counter(), busy, mine.user + mine.system)
+    return Moment(time.perf_counter(), busy, time.process_time())
 
 
 def foreign_share(
