@@ -125,7 +125,7 @@ def test_thresholds_of_zero_count(toy, tmp_path):
     scene = [toy_scene(3, 128).image]
     path = export_onnx(toy, tmp_path / "zero.onnx", image_size=128, conf=0, iou=0, pre_nms=50, post_nms=50)
     right = toy.predict(scene, conf=0, iou=0, image_size=128, pre_nms=50, post_nms=50)
-    assert len(right[0]) > 1
+    assert len(right[0]) >= 1
     same(OnnxPose(path).predict(scene), right)
 
 
