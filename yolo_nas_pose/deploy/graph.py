@@ -173,7 +173,7 @@ class PeopleGraph(DecodedGraph):
         post_nms: int = 100,  # most people of an image
     ):
         super().__init__(model, pixels)
-        self.conf, self.iou, self.pre_nms, self.post_nms = conf, iou, pre_nms, post_nms
+        self.conf, self.iou, self.pre_nms, self.post_nms = float(conf), float(iou), pre_nms, post_nms
 
     def forward(
         self,
@@ -195,7 +195,7 @@ class PeopleGraph(DecodedGraph):
         return ((key > 0).sum(1), pick(boxes, place) * filled[..., None], pick(chances, place) * filled,
                 pick(poses, place) * filled[..., None, None])
 
-
+# %% ../../nbs/6_deploy/66_graph.ipynb #e3b73602
 class FlatGraph(PeopleGraph):
     "From pixels to people: one row for each, of all images together."
 

@@ -54,7 +54,7 @@ def rows_of(
     "The numbers of some anchors."
     return np.concatenate([level.reshape(len(level), -1) for level in maps], 1)[:, place].T
 
-
+# %% ../../nbs/6_deploy/68_runtime.ipynb #4bfd881d
 def decode_maps(
     outputs: Mapping[str, np.ndarray],  # of a raw file
     image: int,                         # which one
@@ -188,12 +188,12 @@ class OnnxPose:
 
     def __init__(
         self,
-        path: str | Path,                        # .onnx, or the .xml of OpenVINO
-        engine: str | None = None,               # "onnxruntime" or "openvino"; None: by the name of the file
-        device: str = "cpu",                     # "cpu", "cuda", "tensorrt"...
-        threads: int | None = None,              # of the processor; None: as many as there are cores to use
-        precision: str = "auto",                 # of OpenVINO: "f32", "bf16", "f16"; "auto": bf16 where AMX makes it fast
-        skeleton: Skeleton | None = None,        # what its joints must be; None: what the file says
+        path: str | Path,                  # .onnx, or the .xml of OpenVINO
+        engine: str | None = None,         # "onnxruntime" or "openvino"; None: by the name of the file
+        device: str = "cpu",               # "cpu", "cuda", "tensorrt"...
+        threads: int | None = None,        # of the processor; None: as many as there are cores to use
+        precision: str = "auto",           # of OpenVINO: "f32", "bf16", "f16"; "auto": bf16 where AMX makes it fast
+        skeleton: Skeleton | None = None,  # what its joints must be; None: what the file says
     ):
         self.path = Path(path)
         self.engine, self.description = open_file(path, engine, device, threads, precision)
@@ -215,23 +215,19 @@ class OnnxPose:
 
     def run(self, batch: np.ndarray, conf: float = .5, iou: float = .7) -> dict[str, np.ndarray]:
         "The outputs of the file for an input (B, 3, H, W). Thresholds count if the file asks for them."
-        want, extra = self.description.batch, {"conf": np.array([conf], np.float32), "iou": np.array([iou], np.float32)}
-        inputs = {name: extra[name] for name in self.engine.inputs if name in extra}
-        if want is None or len(batch) == want:
-            return self.engine.run({"images": batch} | inputs)
-        full = np.concatenate([batch, np.zeros((want - len(batch), *batch.shape[1:]), batch.dtype)])
-        return self.engine.run({"images": full} | inputs)
+        extra = {"conf": np.array([conf], np.float32), "iou": np.array([iou], np.float32)}
+        missing = (self.description.batch or len(batch)) - len(batch)
+        full = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)]) if missing else batch
+        return self.engine.run({"images": full} | {name: extra[name] for name in self.engine.inputs if name in extra})
 
     def find(self, images: Sequence[np.ndarray], conf: float = .5, iou: float = .7, size: tuple[int, int] | None = None,
              pre_nms: int = 300, post_nms: int = 100) -> list[Poses]:
         "The people in each image (H, W, 3) uint8 BGR, in its pixels; neither clipped nor rounded."
         batch, maps = self.prepare(images, self.description.image_size if size is None else size)
-        outputs, found = self.run(batch, conf, iou), []
-        for n, map in enumerate(maps):
-            boxes, joints, scores = people_in(outputs, n, self.description, conf, iou, pre_nms, post_nms)
-            back = invert(map)
-            found.append(Poses(apply_boxes(back, boxes), apply_joints(back, joints), scores))
-        return found
+        outputs = self.run(batch, conf, iou)
+        found = [people_in(outputs, n, self.description, conf, iou, pre_nms, post_nms) for n in range(len(maps))]
+        return [Poses(apply_boxes(back, boxes), apply_joints(back, joints), scores)
+                for back, (boxes, joints, scores) in zip(map(invert, maps), found)]
 
     def predict(self, source: Any, **options: Any) -> PosePredictions | PoseStream:
         "The people in each picture of a source: see `predict_file`."
@@ -255,7 +251,7 @@ def check_outputs(
         if str(found).isdigit() and int(found) != number:
             raise ModelFileError(f"{path}: it names {joints} joints, but {name} has {found} columns instead of {number}. Export it again")
 
-
+# %% ../../nbs/6_deploy/68_runtime.ipynb #33fad957
 def settle(
     description: Description,
     conf: float | None,  # wanted
@@ -306,7 +302,7 @@ def predict_file(
     return predict_all(lambda images: pose.find(images, conf, iou, size, pre, post), pose.skeleton, source, batch, channel_order, skip_bad,
                        stream, Ahead)
 
-
+# %% ../../nbs/6_deploy/68_runtime.ipynb #dba507a4
 def evaluate_file(
     pose: OnnxPose | str | Path,  # or the path of a file
     dataset: Sequence,            # samples, with `ground_truth()` and `skeleton`
