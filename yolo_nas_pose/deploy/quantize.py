@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv_transpose2d
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import Subset
 from tqdm import tqdm
@@ -24,6 +23,7 @@ from ..core.skeleton import get_skeleton
 from ..data.files import DataError
 from ..data.loader import make_loader, to_input
 from .observers import Histogram, find_range
+from .rounding import FLAVOURS, Quantizer, QuantConv2d, QuantUpsample
 from ..model.backbone import Stem
 from ..model.csp import SPP, Bottleneck, CSPLayer
 from ..model.head import Head, HeadConv
@@ -32,93 +32,10 @@ from ..model.network import YoloNASPose, operations
 from ..model.repvgg import Conv, QARepVGGBlock
 
 # %% auto #0
-__all__ = ['FLAVOURS', 'LEAST_ALPHA', 'PREDICTIONS', 'KEPT', 'LEAST_IMAGES', 'Quantizer', 'QuantConv2d', 'QuantUpsample',
-           'weight_quantizer', 'fold_shortcuts', 'drop_alpha', 'rounded_relu', 'insert_quantizers', 'is_quantized',
-           'Wires', 'Notes', 'layers', 'trace', 'match', 'set_policy', 'set_flavour', 'calibrate', 'side_by_side',
-           'calibration_batches', 'quantize_ptq', 'rebuild', 'work_by_layer', 'summary']
-
-# %% ../../nbs/6_deploy/63_quantize.ipynb #7b22bd3d
-FLAVOURS = ("cpu", "tensorrt")
-
-
-class Quantizer(nn.Module):
-    "Rounds to what eight bits can say, once it is switched on."
-
-    def __init__(
-        self,
-        channels: int = 0,          # with a range of their own; 0: one range for all
-        axis: int | None = None,    # of these channels
-    ):
-        super().__init__()
-        shape, self.axis = (channels,) if channels else (), axis
-        self.register_buffer("top", torch.ones(shape))           # range: the largest magnitude that can be said
-        self.register_buffer("signed", torch.tensor(True))       # whether values may be negative
-        self.register_buffer("coarse", torch.tensor(False))      # 127 steps all the same: shares its scale with a signed one
-        self.register_buffer("scale", torch.ones(shape), persistent=False)
-        self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int32), persistent=False)
-        self.enabled, self.limits = False, (-128, 127)
-
-    def set_flavour(self, flavour: str) -> None:
-        "Chooses the integers."
-        whole = flavour == "tensorrt" or self.axis is not None
-        fine = not (whole or self.signed or self.coarse)
-        self.limits = (-128, 127) if whole else (0, 255)
-        self.scale.copy_(self.top.clamp(min=1e-8) / (255 if fine else 127))
-        self.zero_point.fill_(0 if whole or not self.signed else 128)
-
-    def forward(
-        self,
-        x: Tensor,  # any shape, float32
-    ) -> Tensor:    # as `x`
-        "The nearest values that can be said; `x` itself while it is switched off."
-        if not self.enabled:
-            return x
-        if self.axis is None:
-            return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, *self.limits)
-        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.axis, *self.limits)
-
-# %% ../../nbs/6_deploy/63_quantize.ipynb #a2db0b42
-class QuantConv2d(nn.Conv2d):
-    "A convolution that rounds its weights."
-
-    def __init__(
-        self,
-        conv: nn.Conv2d,  # whose parameters become those of this one
-    ):
-        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, device="meta")
-        self.weight, self.bias = conv.weight, conv.bias
-        self.kernel = weight_quantizer(conv.weight, 0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        "Features."
-        return self._conv_forward(x, self.kernel(self.weight), self.bias)
-
-
-class QuantUpsample(nn.ConvTranspose2d):
-    "A transposed convolution that rounds its weights and its output."
-
-    def __init__(
-        self,
-        conv: nn.ConvTranspose2d,  # whose parameters become those of this one
-    ):
-        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, device="meta")
-        self.weight, self.bias = conv.weight, conv.bias
-        self.kernel, self.output = weight_quantizer(conv.weight, 1), Quantizer().to(conv.weight.device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        "Features."
-        return self.output(conv_transpose2d(x, self.kernel(self.weight), self.bias, self.stride))
-
-
-@torch.no_grad()
-def weight_quantizer(
-    weight: Tensor,  # 4 axes
-    axis: int,       # of the output channels
-) -> Quantizer:      # switched off
-    "A quantiser with the range of each channel."
-    made = Quantizer(weight.shape[axis], axis).to(weight.device)
-    made.top.copy_(weight.abs().amax([other for other in range(4) if other != axis]))
-    return made
+__all__ = ['LEAST_ALPHA', 'PREDICTIONS', 'KEPT', 'LEAST_IMAGES', 'fold_shortcuts', 'drop_alpha', 'rounded_relu',
+           'insert_quantizers', 'is_quantized', 'Wires', 'Notes', 'layers', 'trace', 'match', 'set_policy',
+           'set_flavour', 'calibrate', 'side_by_side', 'calibration_batches', 'quantize_ptq', 'rebuild',
+           'work_by_layer', 'summary']
 
 # %% ../../nbs/6_deploy/63_quantize.ipynb #206ee875
 LEAST_ALPHA = .05  # a division by less would blow up the rest
@@ -279,7 +196,7 @@ def match(
         found.update(fits)
     return found
 
-
+# %% ../../nbs/6_deploy/63_quantize.ipynb #39a05bac
 def set_policy(
     model: YoloNASPose,                 # with quantisers; changed in place
     include: Sequence[str] = ("*",),    # patterns of layers that compute in integers

@@ -102,8 +102,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items() if not isinstance(item, (Tensor, Inert))}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = value.item() if isinstance(value, np.generic) else value
     return value if isinstance(value, (str, int, float)) else None
 
 
@@ -267,10 +266,9 @@ class WeightsReport:
     unused: list[str]         # keys of the file that have no place in the model
 
     def __str__(self) -> str:
-        total = len(self.matched) + len(self.reinitialised)
         fresh = f"; not in the file, or for other joints: {some(self.reinitialised)}" if self.reinitialised else ""
         unused = f"; not needed: {some(self.unused, 2)}" if self.unused else ""
-        return f"{len(self.matched)} of {total} tensors matched{fresh}{unused}"
+        return f"{len(self.matched)} of {len(self.matched) + len(self.reinitialised)} tensors matched{fresh}{unused}"
 
 # %% ../../nbs/2_model/26_weights.ipynb #6f1e15f4
 LICENCES = {"deci-yolonas-pose": (
@@ -363,13 +361,11 @@ def save_checkpoint(
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise WeightsError(f"checkpoints are .safetensors files; write to {path.with_suffix('.safetensors')}")
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    state = {key: value.half() if half and value.ndim > 1 else value for key, value in state.items()}
-    text = json.dumps(describe(model, metadata))
+    state = {key: (value.half() if half and value.ndim > 1 else value).detach().cpu().contiguous() for key, value in model.state_dict().items()}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(to_bytes(state, {"format": "pt", METADATA_KEY: text}))
+        part.write_bytes(to_bytes(state, {"format": "pt", METADATA_KEY: json.dumps(describe(model, metadata))}))
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         if part.is_file():
@@ -396,8 +392,7 @@ def restore(
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = error if isinstance(error, WeightsError) else f"its description is of no use ({type(error).__name__}: {error})"
         raise WeightsError(f"{path}: {reason}") from error
-    own = {key for key in describe(model) if key != "quantization"}
-    model.metadata = {key: value for key, value in metadata.items() if key not in own}
+    model.metadata = {key: value for key, value in metadata.items() if key == "quantization" or key not in describe(model)}
     carry_licence(model, metadata, path)
     return model
 
