@@ -275,7 +275,7 @@ def export_onnx(
     opset, graph = check_wishes(description, opset, dynamo), graph_of(ready, description, conf, iou)
     with quiet(), torch.no_grad():
         images = torch.from_numpy(example(description, size, batch or 2))
-        extra = (torch.tensor([conf]), torch.tensor([iou])) if depth == "poses" and not baked else ()
+        extra = (torch.tensor([float(conf)]), torch.tensor([float(iou)])) if depth == "poses" and not baked else ()
         content = with_text(write_graph(graph, (images, *extra), description, opset, dynamo), to_text(description))
     same = ready_copy(model)[0] if kind == "fp16" else ready
     exact = graph_of(same, description, conf, iou) if kind == "fp16" else graph
@@ -310,7 +310,7 @@ def write_checked(
                 temporary.unlink()
     return path
 
-
+# %% ../../nbs/6_deploy/67_export.ipynb #8f935d52
 def export_openvino(
     model: nn.Module,      # trained or quantised; stays as it is
     path: str | Path,      # .xml; the weights go beside it, in .bin
