@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -18,7 +19,7 @@ from .commands import OwnSize, Weights, benchmark, export, judge_file, quantize,
 
 # %% auto #0
 __all__ = ['app', 'Model', 'Size', 'Conf', 'Iou', 'main', 'predict', 'predict_pictures', 'predict_film', 'image_ids', 'train',
-           'validate', 'check_data', 'models', 'recipe', 'demo']
+           'validate', 'check_data', 'models', 'recipe', 'demo', 'demo_files']
 
 # %% ../nbs/80_cli.ipynb #3295590c
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -225,7 +226,7 @@ def demo(
     images: Annotated[int, typer.Option(help="Scenes to validate on.")] = 60,
     seed: Annotated[int, typer.Option(help="Of the scenes.")] = 1,
 ) -> None:
-    "Draws toy scenes, fine-tunes the small model on them, evaluates and predicts."
+    "Draws toy scenes, fine-tunes the small model on them, evaluates, predicts, quantises and exports."
     from yolo_nas_pose.core.toy import ToyScenes, write_toy
     from yolo_nas_pose.model.pretrained import get
     from yolo_nas_pose.model.weights import load_checkpoint
@@ -247,8 +248,33 @@ def demo(
     print("4. predicting")
     model = load_checkpoint(result.folder / "best.safetensors")
     model.predict(folder / "scenes" / "images" / "val", image_size=size).save(folder / "predictions")
+    demo_files(model, folder, size, images)
     print(f"Done. Pictures: {folder / 'predictions'}; curves and a sheet: {result.folder / 'curves.png'}, "
-          f"{result.folder / 'sheet.jpg'}; checkpoint: {result.folder / 'best.safetensors'}")
+          f"{result.folder / 'sheet.jpg'}; checkpoint: {result.folder / 'best.safetensors'}; files: {folder / '*.onnx'}")
+
+# %% ../nbs/80_cli.ipynb #2df1bf6b
+def demo_files(
+    model,         # trained
+    folder: Path,  # for the files
+    size: int,     # side of the input, px
+    images: int,   # scenes to validate on
+) -> None:
+    "Writes the model as ONNX in float and in INT8, and tells what each costs."
+    if not all(find_spec(name) for name in ("onnx", "onnxruntime")):
+        print('5. INT8 and export: left out, since ONNX Runtime is not installed. pip install "yolo_nas_pose[cpu]"')
+        return
+    from yolo_nas_pose.core.toy import ToyScenes
+    from yolo_nas_pose.deploy.benchmark import benchmark as measure
+    from yolo_nas_pose.deploy.export import export_onnx
+    from yolo_nas_pose.deploy.quantize import quantize_ptq
+    from yolo_nas_pose.deploy.runtime import evaluate_file
+    print("5. quantising and exporting")
+    made = quantize_ptq(model, ToyScenes(128, size, seed=1042), images=64, image_size=size)
+    paths = [export_onnx(each, folder / f"{name}.onnx", image_size=size, thresholds="inputs") for name, each in (("float", model), ("int8", made))]
+    result = measure(paths, image_size=size, rounds=3, burst_seconds=.3, peaks=False, profile_runs=0, isolate=False)
+    for path, row in zip(paths, result.rows):
+        print(f"   {path.name:10} {path.stat().st_size / 1e6:5.1f} MB, AP {evaluate_file(path, ToyScenes(images, size, seed=7))['AP']:.3f}, "
+              f"{row.timings[0].p50:.1f} ms a picture in ONNX Runtime")
 
 # %% ../nbs/80_cli.ipynb #b7b62ee1
 #| eval: false

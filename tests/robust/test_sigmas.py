@@ -11,7 +11,7 @@ from yolo_nas_pose.core.toy import write_toy
 from yolo_nas_pose.data.coco import CocoPoses
 from yolo_nas_pose.data.files import DataError
 from yolo_nas_pose.loss import pose_loss
-from yolo_nas_pose.loss.assigner import Assignment, oks_at_anchors
+from yolo_nas_pose.loss.assigner import Assignment, quality_at
 from yolo_nas_pose.loss.pose_loss import joint_losses
 from yolo_nas_pose.metric.average_precision import evaluate_coco
 from yolo_nas_pose.model.weights import load_checkpoint
@@ -83,13 +83,13 @@ def test_a_list_that_does_not_fit_is_refused(folder, tmp_path, sigmas):
 def similarity(sigma):
     "OKS in the assigner, and 1 - the loss, of a joint that is 6 px off."
     joints, boxes = torch.tensor([[[50., 50, 2]]]), torch.tensor([[0., 0, 100, 80]])
-    planes = torch.tensor([56., 50]).reshape(1, 1, 2, 1)
     raw = RawPoses(None, None, torch.tensor([56., 50]).reshape(1, 1, 1, 2), torch.zeros(1, 1, 1), None, None)
     targets = Targets(torch.cat([torch.zeros(1, 1), boxes], 1), torch.cat([torch.zeros(1, 1, 1), joints], 2), torch.zeros(1, 2))
     zero, one = torch.zeros(1, dtype=torch.long), torch.ones(1)
     found = Assignment(zero, zero, one, one.bool(), one[None], one[None].bool())
     sigmas = torch.tensor([sigma])
-    return float(oks_at_anchors(planes, joints, boxes, sigmas)), 1 - float(joint_losses(raw, targets, found, sigmas)[1])
+    quality = quality_at(boxes[None], raw.joints, targets, sigmas, zero, zero)  # the box is right, so that IoU is 1
+    return float(quality), 1 - float(joint_losses(raw, targets, found, sigmas)[1])
 
 
 def test_assigner_and_loss_follow_the_formula():

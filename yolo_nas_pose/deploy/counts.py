@@ -230,7 +230,8 @@ def fill_inputs(
         if value.name in held:
             continue
         dims = value.type.tensor_type.shape.dim
-        filled[value.name] = fill_shape([d.dim_value or None for d in dims], size, batch, f"the input {value.name!r}")
+        fixed = [d.dim_value or None for d in dims]
+        filled[value.name] = tuple(fixed) if fixed == [1] else fill_shape(fixed, size, batch, f"the input {value.name!r}")  # [1]: a threshold
         for dim, number in zip(dims, filled[value.name]):
             dim.dim_value = number
     for value in (*model.graph.output, *model.graph.value_info):  # what the exporter noted for other sizes

@@ -13,10 +13,12 @@ import io
 import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -31,8 +33,8 @@ from ..model.postprocess import check_settings
 
 # %% auto #0
 __all__ = ['OPSETS', 'MEANINGS', 'PARTS', 'TYPES', 'quantised', 'ready_copy', 'survivors_recorded', 'survivors_read', 'axes_of',
-           'names_of', 'write_graph', 'quiet', 'with_text', 'tensor_table', 'table_text', 'check_wishes', 'graph_of',
-           'export_onnx', 'write_checked', 'export_openvino']
+           'names_of', 'write_graph', 'quiet', 'with_text', 'pack_weights', 'tensor_table', 'table_text',
+           'check_wishes', 'graph_of', 'export_onnx', 'write_checked', 'export_openvino']
 
 # %% ../../nbs/6_deploy/67_export.ipynb #c8650e53
 def quantised(
@@ -163,6 +165,7 @@ def with_text(
     "The file with its description. Raises ModelFileError if it is not valid ONNX."
     onnx = need("onnx", "cpu")
     proto = onnx.load_model_from_string(content)
+    pack_weights(proto)
     onnx.helper.set_model_props(proto, dict(text))
     proto.doc_string = table_text(proto)
     try:
@@ -170,6 +173,30 @@ def with_text(
     except Exception as error:
         raise ModelFileError(f"torch wrote a file that is not valid ONNX ({error})") from error
     return proto.SerializeToString()
+
+# %% ../../nbs/6_deploy/67_export.ipynb #74bd21ad
+def pack_weights(
+    proto: Any,  # onnx.ModelProto; changed in place
+) -> int:        # weights that were rounded
+    "Stores weights that the graph rounds as the integers they become. The file computes what it did."
+    helper, graph = need("onnx", "cpu").numpy_helper, proto.graph
+    held = {tensor.name: tensor for tensor in graph.initializer}
+    known = held | {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"}
+    readers, packed = Counter(name for node in graph.node for name in node.input), 0
+    for node in [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] in held]:
+        if len(node.input) < 3 or not {*node.input} <= known.keys():
+            continue
+        weight, scale, zero = (helper.to_array(known[name]) for name in node.input)
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+        shape = [-1 if scale.ndim and number == axis else 1 for number in range(weight.ndim)]
+        limits = np.iinfo(zero.dtype)
+        whole = np.rint(weight / scale.reshape(shape)) + zero.reshape(shape)
+        graph.initializer.append(helper.from_array(whole.clip(limits.min, limits.max).astype(zero.dtype), node.output[0]))
+        graph.node.remove(node)
+        if readers[node.input[0]] == 1:
+            graph.initializer.remove(held[node.input[0]])
+        packed += 1
+    return packed
 
 # %% ../../nbs/6_deploy/67_export.ipynb #b6dde0ee
 MEANINGS = {

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from yolo_nas_pose.core.structures import DecodedPoses, Poses
 
 # %% auto #0
-__all__ = ['ENGINES', 'STAGES', 'Candidate', 'LayerTime', 'sum_up', 'OnnxRunner', 'run_many', 'OpenVinoRunner', 'read_precision',
-           'open_model', 'TorchRunner', 'write_plain', 'open_runner', 'find_layout', 'read_outputs', 'to_feed',
-           'pass_through']
+__all__ = ['ENGINES', 'LIMITS', 'STAGES', 'Candidate', 'LayerTime', 'sum_up', 'OnnxRunner', 'run_many', 'OpenVinoRunner',
+           'read_precision', 'open_model', 'TorchRunner', 'write_plain', 'open_runner', 'find_layout', 'read_outputs',
+           'to_feed', 'pass_through']
 
 # %% ../../nbs/6_deploy/69_runners.ipynb #ddc229b9
 ENGINES = {"torch": ("fp32", "bf16"), "torch-channels-last": ("fp32", "bf16"), "torch-compile": ("fp32", "bf16"),
@@ -84,6 +84,9 @@ def sum_up(
     return sorted(rows, key=lambda row: -row.ms)
 
 # %% ../../nbs/6_deploy/69_runners.ipynb #10700f92
+LIMITS = {"conf": np.array([.5], np.float32), "iou": np.array([.7], np.float32)}  # of files that ask for them
+
+
 class OnnxRunner:
     "A file in onnxruntime. Raises ImportError without it, GraphError for a file or size it cannot take."
 
@@ -94,7 +97,8 @@ class OnnxRunner:
             raise ImportError('onnxruntime is not installed: pip install "yolo_nas_pose[cpu]"') from error
         self.ort, self.path, self.threads = onnxruntime, str(candidate.model), threads
         self.session = self.open(threads)
-        tensor, = self.session.get_inputs()
+        tensor, *rest = self.session.get_inputs()
+        self.rest = {each.name: LIMITS[each.name] for each in rest if each.name in LIMITS}
         self.input, self.shape = tensor.name, fill_shape([d if isinstance(d, int) else None for d in tensor.shape], size, batch)
         self.bytes = "uint8" in tensor.type
 
@@ -108,14 +112,14 @@ class OnnxRunner:
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         "The outputs."
-        return self.session.run(None, {self.input: images})
+        return self.session.run(None, {self.input: images} | self.rest)
 
     def profile(self, images: np.ndarray, runs: int) -> list[LayerTime]:
         "Time by kind of node."
         with tempfile.TemporaryDirectory() as folder:
             session = self.open(self.threads, str(Path(folder) / "profile"))
             for _ in range(runs + 1):
-                session.run(None, {self.input: images})
+                session.run(None, {self.input: images} | self.rest)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         nodes = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
         nodes = nodes[len(nodes) // (runs + 1):]  # the first run warms up
@@ -126,7 +130,7 @@ class OnnxRunner:
     def streams(self, images: np.ndarray, count: int, seconds: float) -> float:
         "Runs per second, so many at once."
         session = self.open(max(1, self.threads // count))
-        return run_many([lambda: session.run(None, {self.input: images})] * count, seconds)
+        return run_many([lambda: session.run(None, {self.input: images} | self.rest)] * count, seconds)
 
 # %% ../../nbs/6_deploy/69_runners.ipynb #d7b2e380
 def run_many(
@@ -158,7 +162,8 @@ class OpenVinoRunner:
             raise GraphError(f"{candidate.model}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]})") from error
         dims = [d.get_length() if d.is_static else None for d in self.model.inputs[0].get_partial_shape()]
         self.shape = fill_shape(dims, size, batch)
-        self.model.reshape(list(self.shape))
+        self.model.reshape({self.model.inputs[0]: list(self.shape)})
+        self.rest = [LIMITS[name] for each in self.model.inputs[1:] for name in each.get_names() & LIMITS.keys()]
         self.bytes = self.model.inputs[0].get_element_type().to_dtype() == np.uint8
         hint = {"fp32": "f32", "bf16": "bf16"}[candidate.precision]
         self.options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
@@ -170,14 +175,14 @@ class OpenVinoRunner:
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         "The outputs."
-        return list(self.request.infer([images], share_inputs=True, share_outputs=True).values())
+        return list(self.request.infer([images, *self.rest], share_inputs=True, share_outputs=True).values())
 
     def profile(self, images: np.ndarray, runs: int) -> list[LayerTime]:
         "Time by kind of layer, with the precision that was executed."
         request = self.compile(PERFORMANCE_HINT="LATENCY", PERF_COUNT=True).create_infer_request()
         events = []
         for n in range(runs + 1):
-            request.infer([images], share_inputs=True)
+            request.infer([images, *self.rest], share_inputs=True)
             events += [(e.node_type, read_precision(e.exec_type), e.real_time.total_seconds() * 1e3)
                        for e in request.profiling_info if n and "EXECUTED" in str(e.status) and e.node_type not in ("Input", "Parameter", "Result", "Output")]
         return sum_up(events, runs)
@@ -186,11 +191,11 @@ class OpenVinoRunner:
         "Runs per second, so many requests in flight."
         queue = self.ov.AsyncInferQueue(self.compile(PERFORMANCE_HINT="THROUGHPUT", NUM_STREAMS=count), count)
         for _ in range(count):
-            queue.start_async([images])
+            queue.start_async([images, *self.rest])
         queue.wait_all()
         begin, done = time.perf_counter(), 0
         while time.perf_counter() - begin < seconds:
-            queue.start_async([images])
+            queue.start_async([images, *self.rest])
             done += 1
         queue.wait_all()
         return done / (time.perf_counter() - begin)
