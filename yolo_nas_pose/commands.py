@@ -39,7 +39,7 @@ def read_model(
         print(f"weights: {weights}" + (" (toy scenes; --weights coco_pose for photographs)" if weights == "toy" else ""))
     return get(model, pretrained_weights=weights).eval()
 
-
+# %% ../nbs/79_commands.ipynb #eb4a664c
 TOYS = {"toy": "people", "toy_animals": "animals"}
 
 

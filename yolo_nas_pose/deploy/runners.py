@@ -83,10 +83,10 @@ def sum_up(
     rows = [LayerTime(*key, ms, max(1, round(calls[key] / runs))) for key, ms in total.items()]
     return sorted(rows, key=lambda row: -row.ms)
 
-# %% ../../nbs/6_deploy/69_runners.ipynb #10700f92
+# %% ../../nbs/6_deploy/69_runners.ipynb #d66d12a7
 LIMITS = {"conf": np.array([.5], np.float32), "iou": np.array([.7], np.float32)}  # of files that ask for them
 
-
+# %% ../../nbs/6_deploy/69_runners.ipynb #10700f92
 class OnnxRunner:
     "A file in onnxruntime. Raises ImportError without it, GraphError for a file or size it cannot take."
 
