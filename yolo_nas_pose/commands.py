@@ -203,7 +203,7 @@ def benchmark(
     for path in save_figures(result, out):
         print(f"figure: {path}")
 
-
+# %% ../nbs/79_commands.ipynb #b571be2c
 def candidate(
     model: str,   # file, checkpoint or variant
     engine: str,  # name, or name:precision

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -35,6 +36,7 @@ __all__ = ['ENGINES', 'LIMITS', 'STAGES', 'Candidate', 'LayerTime', 'sum_up', 'O
 # %% ../../nbs/6_deploy/69_runners.ipynb #ddc229b9
 ENGINES = {"torch": ("fp32", "bf16"), "torch-channels-last": ("fp32", "bf16"), "torch-compile": ("fp32", "bf16"),
            "onnxruntime": ("fp32",), "openvino": ("fp32", "bf16")}  # and the precisions each can be asked for
+LIMITS = {"conf": np.array([.5], np.float32), "iou": np.array([.7], np.float32)}  # of files that ask for them
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,6 @@ def sum_up(
     rows = [LayerTime(*key, ms, max(1, round(calls[key] / runs))) for key, ms in total.items()]
     return sorted(rows, key=lambda row: -row.ms)
 
-# %% ../../nbs/6_deploy/69_runners.ipynb #d66d12a7
-LIMITS = {"conf": np.array([.5], np.float32), "iou": np.array([.7], np.float32)}  # of files that ask for them
-
 # %% ../../nbs/6_deploy/69_runners.ipynb #10700f92
 class OnnxRunner:
     "A file in onnxruntime. Raises ImportError without it, GraphError for a file or size it cannot take."
@@ -97,10 +96,10 @@ class OnnxRunner:
             raise ImportError('onnxruntime is not installed: pip install "yolo_nas_pose[cpu]"') from error
         self.ort, self.path, self.threads = onnxruntime, str(candidate.model), threads
         self.session = self.open(threads)
-        tensor, *rest = self.session.get_inputs()
-        self.rest = {each.name: LIMITS[each.name] for each in rest if each.name in LIMITS}
-        self.input, self.shape = tensor.name, fill_shape([d if isinstance(d, int) else None for d in tensor.shape], size, batch)
-        self.bytes = "uint8" in tensor.type
+        tensor = self.session.get_inputs()[0]
+        self.rest = {each.name: LIMITS[each.name] for each in self.session.get_inputs() if each.name in LIMITS}
+        self.input, self.bytes = tensor.name, "uint8" in tensor.type
+        self.shape = fill_shape([d if isinstance(d, int) else None for d in tensor.shape], size, batch)
 
     def open(self, threads: int, profile: str = ""):
         "A session."
@@ -123,9 +122,8 @@ class OnnxRunner:
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         nodes = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
         nodes = nodes[len(nodes) // (runs + 1):]  # the first run warms up
-        kinds = [(e["args"]["op_name"], e["dur"] / 1e3) for e in nodes]
-        return sum_up([(kind, "int8" if kind.startswith("QLinear") or kind.endswith("Integer") or kind == "QGemm" else "fp32", ms)
-                       for kind, ms in kinds], runs)
+        whole = re.compile("QLinear|.*Integer$|QGemm$")
+        return sum_up([(kind := e["args"]["op_name"], "int8" if whole.match(kind) else "fp32", e["dur"] / 1e3) for e in nodes], runs)
 
     def streams(self, images: np.ndarray, count: int, seconds: float) -> float:
         "Runs per second, so many at once."
@@ -160,13 +158,11 @@ class OpenVinoRunner:
             self.model = self.core.read_model(str(candidate.model))
         except RuntimeError as error:
             raise GraphError(f"{candidate.model}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]})") from error
-        dims = [d.get_length() if d.is_static else None for d in self.model.inputs[0].get_partial_shape()]
-        self.shape = fill_shape(dims, size, batch)
+        self.shape = fill_shape([d.get_length() if d.is_static else None for d in self.model.inputs[0].get_partial_shape()], size, batch)
         self.model.reshape({self.model.inputs[0]: list(self.shape)})
         self.rest = [LIMITS[name] for each in self.model.inputs[1:] for name in each.get_names() & LIMITS.keys()]
         self.bytes = self.model.inputs[0].get_element_type().to_dtype() == np.uint8
-        hint = {"fp32": "f32", "bf16": "bf16"}[candidate.precision]
-        self.options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
+        self.options = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[candidate.precision], "INFERENCE_NUM_THREADS": threads}
         self.request = self.compile(PERFORMANCE_HINT="LATENCY").create_infer_request()
 
     def compile(self, **options):
