@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from yolo_nas_pose.core.structures import DecodedPoses
 from yolo_nas_pose.core.toy import ToyScenes
+from yolo_nas_pose.deploy.engine import open_file
+from yolo_nas_pose.deploy.export import export_onnx
 from yolo_nas_pose.deploy.qat import quantize_qat
 from yolo_nas_pose.deploy.quantize import is_quantized, layers, quantize_ptq, set_flavour, set_policy
+from yolo_nas_pose.model.postprocess import postprocess
 from yolo_nas_pose.model.pretrained import get
 from yolo_nas_pose.model.weights import save_checkpoint
 from yolo_nas_pose.training.evaluate import evaluate
@@ -137,6 +141,39 @@ def test_openvino_computes_in_integers(ready, image, tmp_path):
     kinds = Counter(precision for layer, precision in told if layer in ("Convolution", "Deconvolution"))
     assert kinds["u8"] + kinds["i8"] == 102 and sum(kinds.values()) == 111, kinds
     check_joints(ready(image), compiled(image.numpy())[2])
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    "Eight scenes of 320 px, all candidates in torch, and the file with the same."
+    pytest.importorskip("onnx")
+    model = quantize_ptq(get("yolo_nas_pose_n", pretrained_weights="toy"), ToyScenes(8, 320, seed=1001), 8, 320)
+    path = export_onnx(model, tmp_path_factory.mktemp("eight") / "eight.onnx", depth="decoded", image_size=320, check=False)
+    scenes = np.stack([scene.image.transpose(2, 0, 1) for scene in ToyScenes(8, 320, seed=7)])
+    with torch.no_grad():
+        return path, scenes, model.decode(model(torch.from_numpy(scenes) / 255))
+
+
+@pytest.mark.parametrize("engine, precision", [("onnxruntime", "auto"), ("openvino", "f32"), ("openvino", "bf16")])
+def test_joints_stay_within_two_pixels(eight, engine, precision):
+    """Of the people that either side finds, after NMS, joints lie where the other side has them for the same anchor.
+
+    The anchors that NMS keeps may differ: neighbours see the same person with nearly equal scores, and put its joints several px apart."""
+    pytest.importorskip(engine)
+    path, scenes, right = eight
+    opened = open_file(path, engine, precision=precision)[0]
+    outputs = [opened.run({"images": scene[None]}) for scene in scenes]
+    got = DecodedPoses(*(torch.from_numpy(np.concatenate([out[name] for out in outputs])) for name in ("boxes", "scores", "joints", "joint_scores")))
+    moves, counts = [], []
+    for n in range(len(scenes)):
+        for mine, its in ((right, got), (got, right)):
+            people = postprocess(DecodedPoses(*(part[n:n + 1] for part in mine)), conf=.3)[0]
+            anchors = [int((mine.joints[n] - person).abs().sum((1, 2)).argmin()) for person in people.poses[..., :2]]
+            moves.append((its.joints[n, anchors] - mine.joints[n, anchors]).norm(dim=-1).flatten())
+            counts.append(len(anchors))
+    moves = torch.cat(moves)
+    assert sum(abs(a - b) for a, b in zip(counts[::2], counts[1::2])) <= 1 and sum(counts[::2]) >= 12, counts
+    assert float((moves <= 2).float().mean()) >= .99 and moves.max() < 4, moves.sort().values[-20:]
 
 
 def test_float_heads_stay_float_in_the_graph(ready, tmp_path):

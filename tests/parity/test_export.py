@@ -1,6 +1,4 @@
 "A file says what the model says: torch, onnxruntime and OpenVINO, at every depth and in every format."
-import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +6,9 @@ import torch
 
 from yolo_nas_pose.core.skeleton import ANIMALPOSE20, COCO17
 from yolo_nas_pose.core.toy import ToyScenes, toy_scene
-from yolo_nas_pose.deploy.engine import ModelFileError, onnx_text, open_file
+from yolo_nas_pose.deploy.engine import onnx_text, open_file
 from yolo_nas_pose.deploy.export import export_onnx, export_openvino, tensor_table
-from yolo_nas_pose.deploy.graph import PeopleGraph, Pixels, fold_shortcuts
+from yolo_nas_pose.deploy.quantize import fold_shortcuts, quantize_ptq
 from yolo_nas_pose.deploy.runtime import OnnxPose, evaluate_file, nms
 from yolo_nas_pose.model.network import YoloNASPose
 from yolo_nas_pose.model.postprocess import nms as torch_nms
@@ -181,23 +179,17 @@ def test_half_precision(toy, tmp_path):
     same(OnnxPose(half).predict(images), toy.predict(images, conf=.3, image_size=256), pixels=2, score=.03)
 
 
-def test_fake_quantised_convolutions_become_int8_in_the_file(tmp_path, monkeypatch):
-    "A model with fake_quantize operators goes through the same door; whoever quantises is asked for the flavour."
-    from yolo_nas_pose.deploy import export
-    model, asked = make("yolo_nas_pose_n").fuse(), []
-
-    class Module:
-        def is_quantized(model): return True
-        def set_flavour(model, engine): asked.append(engine)
-
-    def fake(layer, inputs, output):
-        return torch.fake_quantize_per_tensor_affine(output, .05, 128, 0, 255)
-    model.backbone.stem.register_forward_hook(fake)
-    monkeypatch.setattr(export, "quantised", lambda model: Module)
-    path = export_onnx(model, tmp_path / "int8.onnx", depth="raw", image_size=64, engine="tensorrt")
-    kinds = [node.op_type for node in onnx.load(path).graph.node]
-    assert asked == ["tensorrt"] and kinds.count("QuantizeLinear") == kinds.count("DequantizeLinear") == 1
-    assert OnnxPose(path).description.precision == "int8"
+@pytest.mark.parametrize("engine, kinds", [("cpu", {0, 128}), ("tensorrt", {0})])
+def test_a_quantised_model_goes_through_the_same_door(tmp_path, engine, kinds):
+    "Whoever asks for an engine gets its flavour, and the model keeps its own."
+    model = quantize_ptq(make("yolo_nas_pose_n"), ToyScenes(8, 64, seed=1), 8, 64)
+    path = export_onnx(model, tmp_path / "int8.onnx", depth="raw", image_size=64, engine=engine)
+    proto = onnx.load(path)
+    nodes = [node.op_type for node in proto.graph.node]
+    assert nodes.count("QuantizeLinear") == nodes.count("DequantizeLinear") > 200 and OnnxPose(path).description.precision == "int8"
+    points = [onnx.numpy_helper.to_array(node.attribute[0].t) for node in proto.graph.node if node.op_type == "Constant"]
+    points = {int(value) for point in points if point.dtype in (np.uint8, np.int8) for value in np.unique(point)}
+    assert points == kinds and model.metadata["quantization"]["flavour"] == "cpu"
     with pytest.raises(ValueError, match="quantised model is exported as it is"):
         export_onnx(model, tmp_path / "b.onnx", precision="fp16")
 

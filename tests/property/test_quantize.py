@@ -42,9 +42,8 @@ def test_switched_off_it_is_the_float_model(toy, ready, images):
 @torch.no_grad()
 def test_shortcuts_of_wide_layers_fold_too(variant):
     model = YoloNASPose(variant).eval()
-    for name, value in model.named_parameters():
-        if name.endswith("alpha"):
-            value.fill_(.7 + .6 * (hash(name) % 2))
+    for number, value in enumerate(value for name, value in model.named_parameters() if name.endswith("alpha")):
+        value.fill_(.7 + .6 * (number % 2))
     made = quantize_ptq(model, ToyScenes(8, 32, seed=1), 8, 32)
     for part in made.modules():
         if isinstance(part, Quantizer):
@@ -61,7 +60,7 @@ def test_a_shortcut_of_nothing_keeps_its_factor(toy, images):
     model.backbone.stage2.blocks.bottlenecks[1].alpha.fill_(-.2)
     made = quantize_ptq(model, ToyScenes(8, 96, seed=1001), 8, 96)
     kept = [name for name, _ in made.named_parameters() if name.endswith("alpha")]
-    assert kept == [f"backbone.stage2.blocks.bottlenecks.{k}.alpha" for k in range(3)]
+    assert kept == ["backbone.stage2.blocks.bottlenecks.1.alpha"]
     assert made.backbone.stage2.blocks.bottlenecks[1].sum.signed
 
 

@@ -5,20 +5,18 @@
 # %% ../../nbs/6_deploy/66_graph.ipynb #0617e34b
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..core.geometry import box_iou, make_grid, sides_to_boxes
-from ..model.csp import Bottleneck, CSPLayer
 from ..model.head import BINS, STRIDES, decode_sides, joints_in_pixels
 from ..model.postprocess import unbeaten
 
 # %% auto #0
 __all__ = ['RAW_NAMES', 'Pixels', 'head_maps', 'single', 'RawGraph', 'pick', 'joined', 'decode_rows', 'DecodedGraph', 'survivors',
-           'shape_of_survivors', 'PeopleGraph', 'FlatGraph', 'PlainBottleneck', 'kernel_of', 'fold_shortcuts']
+           'shape_of_survivors', 'PeopleGraph', 'FlatGraph']
 
 # %% ../../nbs/6_deploy/66_graph.ipynb #20dbe45d
 class Pixels(nn.Module):
@@ -211,51 +209,3 @@ class FlatGraph(PeopleGraph):
         table = torch.cat((image, boxes, scores[..., None], joints.flatten(2)), 2).flatten(0, 1)
         filled = torch.arange(self.post_nms)[None] < count[:, None]
         return table[filled.flatten()]
-
-# %% ../../nbs/6_deploy/66_graph.ipynb #5e347542
-class PlainBottleneck(nn.Module):
-    "A bottleneck whose shortcut has the weight one."
-
-    def __init__(
-        self,
-        cv1: nn.Module,  # first layer
-        cv2: nn.Module,  # second layer
-    ):
-        super().__init__()
-        self.cv1, self.cv2 = cv1, cv2
-
-    def forward(
-        self,
-        x: Tensor,  # (B, channels, H, W)
-    ) -> Tensor:    # (B, channels, H, W)
-        "Features."
-        return x + self.cv2(self.cv1(x))
-
-
-def kernel_of(
-    layer: nn.Module,  # a fused layer of a bottleneck
-) -> nn.Conv2d:
-    "The one convolution of a fused layer."
-    return layer.conv if hasattr(layer, "conv") else layer.rbr_reparam
-
-
-@torch.no_grad()
-def fold_shortcuts(
-    model: nn.Module,  # fused; changed in place
-) -> nn.Module:        # the model, with the same outputs
-    "Moves the positive weights of shortcuts into the convolutions around them."
-    for layer in [part for part in model.modules() if isinstance(part, CSPLayer)]:
-        factors = [1.]
-        for n, part in enumerate(layer.bottlenecks):
-            alpha, before = float(part.alpha), factors[-1]
-            after = alpha * before if alpha > 0 else before
-            kernel_of(part.cv1).weight.mul_(before)
-            for tensor in (kernel_of(part.cv2).weight, kernel_of(part.cv2).bias):
-                tensor.div_(after)
-            if alpha > 0:
-                layer.bottlenecks[n] = PlainBottleneck(part.cv1, part.cv2)
-            factors.append(after)
-        width = layer.conv1.conv.out_channels
-        for n, factor in enumerate(factors if layer.concat_steps else factors[-1:]):
-            layer.conv3.conv.weight[:, n * width:(n + 1) * width].mul_(factor)
-    return model

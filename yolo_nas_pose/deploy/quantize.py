@@ -43,23 +43,24 @@ LEAST_ALPHA = .05  # a division by less would blow up the rest
 
 @torch.no_grad()
 def fold_shortcuts(
-    layer: CSPLayer,  # fused; changed in place
-) -> None:
-    "Moves the factors of the shortcuts into the convolutions around them. The layer computes what it did."
-    if not layer.bottlenecks or min(float(each.alpha) for each in layer.bottlenecks) < LEAST_ALPHA:
-        return
-    factors = [torch.ones_like(layer.bottlenecks[0].alpha)]
-    for each in layer.bottlenecks:
-        first, last = (part.rbr_reparam if isinstance(part, QARepVGGBlock) else part.conv for part in (each.cv1, each.cv2))
-        first.weight *= factors[-1]
-        factors.append(factors[-1] * each.alpha)
-        last.weight /= factors[-1]
-        last.bias /= factors[-1]
-        drop_alpha(each)
-    kept = factors if layer.concat_steps else factors[-1:]
-    hidden, mixer = layer.conv2.conv.out_channels, layer.conv3.conv
-    for number, factor in enumerate(kept):
-        mixer.weight[:, number * hidden:(number + 1) * hidden] *= factor
+    model: nn.Module,  # fused, not quantised; changed in place
+) -> nn.Module:        # the model, with the same outputs
+    "Moves the factors of shortcuts into the convolutions around them. Those below `LEAST_ALPHA` stay."
+    for layer in [part for part in model.modules() if isinstance(part, CSPLayer)]:
+        factors = [1.]
+        for each in layer.bottlenecks:
+            alpha = 1. if each.alpha is None else float(each.alpha)
+            first, last = (part.rbr_reparam if isinstance(part, QARepVGGBlock) else part.conv for part in (each.cv1, each.cv2))
+            first.weight *= factors[-1]
+            factors.append(factors[-1] * (alpha if alpha >= LEAST_ALPHA else 1))
+            last.weight /= factors[-1]
+            last.bias /= factors[-1]
+            if alpha >= LEAST_ALPHA:
+                drop_alpha(each)
+        hidden, mixer = layer.conv2.conv.out_channels, layer.conv3.conv
+        for number, factor in enumerate(factors if layer.concat_steps else factors[-1:]):
+            mixer.weight[:, number * hidden:(number + 1) * hidden] *= factor
+    return model
 
 
 def drop_alpha(
@@ -316,10 +317,7 @@ def quantize_ptq(
     "A copy of the model that computes with eight bits. Raises ValueError and DataError, each with the way out."
     made = copy.deepcopy(model)
     if not is_quantized(made):
-        made.fuse()
-        for part in made.modules():
-            if isinstance(part, CSPLayer):
-                fold_shortcuts(part)
+        fold_shortcuts(made.fuse())
     insert_quantizers(made)
     set_policy(made, include, exclude)  # a wrong pattern is told before the work
     calibrate(made, calibration_batches(data, images, image_size, batch_size, seed, workers), method)
