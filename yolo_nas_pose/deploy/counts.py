@@ -230,6 +230,9 @@ def fill_inputs(
         if value.name in held:
             continue
         dims = value.type.tensor_type.shape.dim
+        if len(dims) == 1 and dims[0].dim_value:  # a threshold
+            filled[value.name] = (dims[0].dim_value,)
+            continue
         filled[value.name] = fill_shape([d.dim_value or None for d in dims], size, batch, f"the input {value.name!r}")
         for dim, number in zip(dims, filled[value.name]):
             dim.dim_value = number
