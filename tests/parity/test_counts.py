@@ -29,6 +29,13 @@ def test_convolutions(weight, options, macs):
     assert cost.moved == 4 * (3 * 64 + weight.size + macs // (weight.size // weight.shape[0]))
 
 
+def test_thresholds_are_inputs_too():
+    model = graph([make.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4), make.make_node("Sub", ["c", "conf"], ["y"])], {"w": ones(6, 3, 3, 3)})
+    model.graph.input.append(make.make_tensor_value_info("conf", FLOAT, (1,)))
+    cost = count_graph(model, 8)
+    assert cost.layers[0].macs == 6 * 64 * 27 and cost.inputs == {"x": (1, 3, 8, 8), "conf": (1,)}
+
+
 def test_gemm_with_a_transposed_side_and_shapes_made_at_run_time():
     nodes = [make.make_node("Shape", ["x"], ["s"]), make.make_node("Slice", ["s", "zero", "two"], ["first"]),
              make.make_node("Concat", ["first", "rest"], ["target"], axis=0), make.make_node("Reshape", ["x", "target"], ["r"]),

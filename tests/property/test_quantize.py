@@ -90,6 +90,14 @@ def test_an_excluded_head_is_left_alone(ready):
     assert summary(made)["float_layers"] == sum(name.startswith("heads") for name in layers(made))
 
 
+def test_one_layer_alone_rounds_only_what_it_reads_and_gives(ready):
+    made = copy.deepcopy(ready)
+    set_policy(made, include=("heads.head3.cls_pred",), exclude=())
+    assert [name for name in made.wires.makes if made.get_submodule(name).enabled] == list(made.wires.reads["heads.head3.cls_pred"])
+    set_policy(made, include=("heads.*",), exclude=())
+    assert not any(part.enabled for part in made.backbone.modules() if isinstance(part, Quantizer))
+
+
 def test_the_answers_are_not_rounded(ready):
     assert summary(ready)["float_layers"] == 9
     for head in (ready.heads.head1, ready.heads.head2, ready.heads.head3):

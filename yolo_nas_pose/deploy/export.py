@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
-import importlib.util
 import io
 import logging
 import os
@@ -25,29 +24,19 @@ from torch import nn
 from .. import __version__
 from ..core.affine import full_size
 from .engine import Description, ModelFileError, need, open_file, to_text
-from .graph import RAW_NAMES, DecodedGraph, FlatGraph, PeopleGraph, Pixels, RawGraph, fold_shortcuts
+from .graph import RAW_NAMES, DecodedGraph, FlatGraph, PeopleGraph, Pixels, RawGraph
+from .quantize import fold_shortcuts, is_quantized, set_flavour
 from ..model.network import trained_size
 from .verify import check_file, example, same_answers
 from ..model.head import STRIDES
 from ..model.postprocess import check_settings
 
 # %% auto #0
-__all__ = ['OPSETS', 'MEANINGS', 'PARTS', 'TYPES', 'quantised', 'ready_copy', 'survivors_recorded', 'survivors_read', 'axes_of',
-           'names_of', 'write_graph', 'quiet', 'with_text', 'pack_weights', 'tensor_table', 'table_text',
-           'check_wishes', 'graph_of', 'export_onnx', 'write_checked', 'export_openvino']
+__all__ = ['OPSETS', 'MEANINGS', 'PARTS', 'TYPES', 'ready_copy', 'survivors_recorded', 'survivors_read', 'axes_of', 'names_of',
+           'write_graph', 'quiet', 'with_text', 'pack_weights', 'tensor_table', 'table_text', 'check_wishes',
+           'graph_of', 'export_onnx', 'write_checked', 'export_openvino']
 
 # %% ../../nbs/6_deploy/67_export.ipynb #c8650e53
-def quantised(
-    model: nn.Module,
-) -> Any:  # the module that quantises, if this model is quantised, else None
-    "Whoever knows how to treat a quantised model."
-    name = "yolo_nas_pose.deploy.quantize"
-    if not importlib.util.find_spec(name):
-        return None
-    module = importlib.import_module(name)
-    return module if module.is_quantized(model) else None
-
-
 def ready_copy(
     model: nn.Module,      # stays as it is
     precision: str = "fp32",  # of the weights: "fp32" or "fp16"
@@ -55,11 +44,11 @@ def ready_copy(
 ) -> tuple[nn.Module, str]:  # a fused copy on the processor, and its precision
     "The model as it goes into a file. Raises ValueError for half of a quantised model."
     made = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-    quantiser = quantised(made)
-    if quantiser is not None:
+    if is_quantized(made):
         if precision != "fp32":
             raise ValueError('a quantised model is exported as it is: leave precision at "fp32"')
-        return quantiser.set_flavour(made, engine) or made, "int8"
+        set_flavour(made, engine)
+        return made, "int8"
     made = fold_shortcuts(made.float().fuse())
     return (made.half() if precision == "fp16" else made), precision
 

@@ -213,7 +213,8 @@ def set_policy(
     while on != before:  # until nobody new is needed
         before = set(on)
         on |= {name for name, made in wires.makes.items() if made & whole}
-        on |= set().union(*(origin for reader, origin in {**wires.reads, **wires.makes}.items() if reader in on))
+        read = set().union(*(origin for reader, origin in {**wires.reads, **wires.makes}.items() if reader in on))
+        on |= read & wires.makes.keys()  # not the layers: those in float need nobody
     parts = dict(model.named_modules())
     for name in wires.makes:
         parts[name].enabled = name in on

@@ -15,7 +15,6 @@ from tqdm import tqdm
 from ..core.structures import RawPoses
 from .quantize import (KEPT, calibration_batches, layers, match, quantize_ptq, set_policy, summary,
                                            work_by_layer)
-from ..metric.report import summary_table
 from ..model.network import YoloNASPose
 from ..training.evaluate import evaluate
 
@@ -101,8 +100,13 @@ def sensitivity(
 
 def sensitivity_table(rows: Sequence[Cost]) -> str:
     "The rows in Markdown."
-    return summary_table({row.name: {"joints (px)": row.joints, "scores": row.scores, "work (%)": 100 * row.work}
-                          | ({} if row.ap_loss is None else {"AP lost": row.ap_loss}) for row in rows})
+    lost = any(row.ap_loss is not None for row in rows)
+    lines = ["| layers | joints (px) | scores | work (%) |" + " AP lost (%) |" * lost, "| --- |" + " ---: |" * (3 + lost)]
+    for row in rows:
+        last = f" {'–' if row.ap_loss is None else f'{100 * row.ap_loss:.1f}'} |" * lost
+        lines.append(f"| {row.name} | {row.joints:.2f} | {row.scores:.3f} | {100 * row.work:.1f} |{last}")
+    return "\n".join(lines)
+
 
 # %% ../../nbs/6_deploy/64_sensitivity.ipynb #d3dadb72
 def plot_sensitivity(
