@@ -199,6 +199,16 @@ def test_a_checkpoint_loads_itself(ready, image, tmp_path):
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_prediction_in_half_precision(ready, precision):
+    "The ranges and the last layers are then in half precision: a little is lost, and nothing breaks."
+    scene = ToyScenes(2, SIZE, seed=7)[1].image
+    whole, half = (ready.predict(scene, conf=.25, image_size=SIZE, precision=kind)[0].prediction for kind in ("fp32", precision))
+    assert len(whole.scores) >= 1 and abs(len(half.scores) - len(whole.scores)) <= 1 and not np.array_equal(half.poses, whole.poses)
+    gaps = np.abs(half.poses[:, None, :, :2] - whole.poses[None, ..., :2]).max((2, 3))
+    assert gaps.min(0)[0] < 4 and abs(half.scores[0] - whole.scores[0]) < .1, gaps
+
+
 def test_a_short_training_keeps_what_there_is(tmp_path):
     model = get("yolo_nas_pose_n", pretrained_weights="toy")
     words = dict(images=8, image_size=64, train_scenes=8, val_scenes=2, batch_size=2, val_batch_size=2, workers=0, log_every=1,
