@@ -102,6 +102,14 @@ def test_other_networks(tmp_path, variant, skeleton, depth):
     assert str(skeleton.num_joints) in table["joints"] if depth != "raw" else table["offsets_8"] == f"(1, {2 * skeleton.num_joints}, 12, 12)"
 
 
+@pytest.mark.parametrize("layout", ["batch", "flat"])
+def test_people_of_any_batch_and_size(toy, tmp_path, layout):
+    "The check of the file asks for one image and for three."
+    path = export_onnx(toy, tmp_path / "any.onnx", image_size=128, batch=None, any_size=True, layout=layout, conf=.3)
+    images = [scene.image for scene in ToyScenes(3, 192, seed=7)]
+    same(OnnxPose(path).predict(images, image_size=192), toy.predict(images, conf=.3, image_size=192))
+
+
 def test_one_file_for_any_batch_and_size(tmp_path):
     model = make("yolo_nas_pose_n")
     path = export_onnx(model, tmp_path / "any.onnx", depth="raw", image_size=128, batch=None, any_size=True, input_type="float32")
@@ -186,7 +194,9 @@ def test_a_quantised_model_goes_through_the_same_door(tmp_path, engine, kinds):
     path = export_onnx(model, tmp_path / "int8.onnx", depth="raw", image_size=64, engine=engine)
     proto = onnx.load(path)
     nodes = [node.op_type for node in proto.graph.node]
-    assert nodes.count("QuantizeLinear") == nodes.count("DequantizeLinear") > 200 and OnnxPose(path).description.precision == "int8"
+    whole = [tensor for tensor in proto.graph.initializer if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4]
+    assert nodes.count("DequantizeLinear") > 200 and OnnxPose(path).description.precision == "int8"
+    assert nodes.count("QuantizeLinear") + len(whole) == nodes.count("DequantizeLinear") and len(whole) > 100  # weights are stored as integers
     points = [onnx.numpy_helper.to_array(node.attribute[0].t) for node in proto.graph.node if node.op_type == "Constant"]
     points = {int(value) for point in points if point.dtype in (np.uint8, np.int8) for value in np.unique(point)}
     assert points == kinds and model.metadata["quantization"]["flavour"] == "cpu"

@@ -230,9 +230,9 @@ def test_healthy_labels_have_no_fault(original, content):
 
 @pytest.mark.parametrize("kind", ["people", "animals"])
 def test_healthy_folders(tmp_path, kind):
-    checkup = check_data(write_toy(tmp_path / "set", train=12, val=4, size=128, seed=5, kind=kind), image_size=128)
+    checkup = check_data(write_toy(tmp_path / "set", train=24, val=16, size=128, seed=5, kind=kind), image_size=128)
     assert {one.level for _, one in checkup.findings} <= {"note"}, checkup
-    assert set(checkup.parts) == {"train", "val"} and checkup.parts["train"].opened == 12
+    assert set(checkup.parts) == {"train", "val"} and checkup.parts["train"].opened == 24
 
 
 @pytest.mark.parametrize("fault", LABELS)

@@ -117,7 +117,7 @@ def test_yolo_lines_that_mean_nothing(tmp_path, line, words):
     ({"kpt_names": {0: ["nose"]}}, ["kpt_names has 1 names, kpt_shape says 3"]),
     ({"flip_idx": [0, 2]}, ["flip_idx [0, 2]", "for each of 3 joints"]),
     ({"flip_idx": [1, 2, 0]}, ["If 1 stands at place 2"]),
-    ({"kpt_oks_sigmas": [.1]}, ["3 joints need as many positive sigmas"]),
+    ({"kpt_oks_sigmas": [.1]}, ["the sigmas are 1 numbers, expected 3 positive numbers"]),
 ])
 def test_yolo_descriptions_that_mean_nothing(tmp_path, keys, words):
     refused(lambda: open_data(yolo(tmp_path, **keys), "train"), str(tmp_path), *words)

@@ -82,11 +82,11 @@ class RawGraph(nn.Module):
 def pick(
     rows: Tensor,   # (B, N, ...)
     index: Tensor,  # (B, k) int64, of the rows of each image
+    image: Tensor | None = None,  # (B, 1) 0, 1, ...; None: counted here, which exporters may freeze
 ) -> Tensor:        # (B, k, ...)
     "The chosen rows of each image."
-    batch, count = rows.shape[0], rows.shape[1]
-    first = torch.arange(batch, device=rows.device)[:, None] * count
-    return rows.flatten(0, 1).index_select(0, (index + first).flatten()).unflatten(0, (-1, index.shape[1]))
+    image = torch.arange(rows.shape[0], device=rows.device)[:, None] if image is None else image
+    return rows.reshape(-1, *rows.shape[2:]).index_select(0, (index + image * rows.shape[1]).flatten()).unflatten(0, (-1, index.shape[1]))
 
 
 def joined(
@@ -183,15 +183,16 @@ class PeopleGraph(DecodedGraph):
         conf = torch.tensor([self.conf]) if conf is None else conf
         iou = torch.tensor([self.iou]) if iou is None else iou
         scores, sides, offsets, points, strides = self.rows(images)
+        image = torch.arange(scores.shape[0], device=scores.device)[:, None]
         best = scores[..., 0].topk(self.pre_nms, dim=1).indices
         grid = [part.index_select(0, best.flatten()).unflatten(0, (-1, self.pre_nms)) for part in (points, strides)]
-        boxes, chances, joints, joint_chances = decode_rows(*(pick(part, best) for part in (scores, sides, offsets)), *grid)
+        boxes, chances, joints, joint_chances = decode_rows(*(pick(part, best, image) for part in (scores, sides, offsets)), *grid)
         kept = survivors(boxes, iou, self.post_nms) * (chances >= conf)
         key, place = (kept * torch.arange(self.pre_nms, 0, -1, dtype=torch.float32)).topk(self.post_nms, dim=1)
         filled = (key > 0).float()
         poses = torch.cat((joints, joint_chances[..., None]), -1)
-        return ((key > 0).sum(1), pick(boxes, place) * filled[..., None], pick(chances, place) * filled,
-                pick(poses, place) * filled[..., None, None])
+        return ((key > 0).sum(1), pick(boxes, place, image) * filled[..., None], pick(chances, place, image) * filled,
+                pick(poses, place, image) * filled[..., None, None])
 
 # %% ../../nbs/6_deploy/66_graph.ipynb #e3b73602
 class FlatGraph(PeopleGraph):
@@ -205,7 +206,7 @@ class FlatGraph(PeopleGraph):
     ) -> Tensor:                     # (N, 6+3K): number of the image, box, score, then x, y and score of each joint; input px
         "The people of all images, those of an image best first."
         count, boxes, scores, joints = super().forward(images, conf, iou)
-        image = torch.arange(len(count), dtype=torch.float32)[:, None, None].expand(-1, self.post_nms, 1)
+        image = torch.arange(images.shape[0], dtype=torch.float32)[:, None, None].expand(-1, self.post_nms, 1)
         table = torch.cat((image, boxes, scores[..., None], joints.flatten(2)), 2).flatten(0, 1)
         filled = torch.arange(self.post_nms)[None] < count[:, None]
         return table[filled.flatten()]
