@@ -150,11 +150,13 @@ def quiet() -> Iterator[None]:
 def with_text(
     content: bytes,            # of an ONNX file
     text: Mapping[str, str],   # metadata
+    pack: bool = True,         # store weights that are rounded as integers
 ) -> bytes:                    # of an ONNX file, checked for form
     "The file with its description. Raises ModelFileError if it is not valid ONNX."
     onnx = need("onnx", "cpu")
     proto = onnx.load_model_from_string(content)
-    pack_weights(proto)
+    if pack:
+        pack_weights(proto)
     onnx.helper.set_model_props(proto, dict(text))
     proto.doc_string = table_text(proto)
     try:
@@ -292,7 +294,7 @@ def export_onnx(
     with quiet(), torch.no_grad():
         images = torch.from_numpy(example(description, size, batch or 2))
         extra = (torch.tensor([float(conf)]), torch.tensor([float(iou)])) if depth == "poses" and not baked else ()
-        content = with_text(write_graph(graph, (images, *extra), description, opset, dynamo), to_text(description))
+        content = with_text(write_graph(graph, (images, *extra), description, opset, dynamo), to_text(description), engine == "cpu")
     same = ready_copy(model)[0] if kind == "fp16" else ready
     exact = graph_of(same, description, conf, iou) if kind == "fp16" else graph
     all_rows = DecodedGraph(same, exact.pixels).eval()
