@@ -12,8 +12,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 # %% auto #0
-__all__ = ['FILES', 'Weights', 'OwnSize', 'TOYS', 'read_model', 'read_samples', 'judge_file', 'quantize', 'train_rounded',
-           'read_changes', 'export', 'benchmark', 'candidate', 'save_figures']
+__all__ = ['FILES', 'Weights', 'OwnSize', 'read_model', 'read_samples', 'judge_file', 'quantize', 'train_rounded', 'read_changes',
+           'export', 'benchmark', 'candidate', 'save_figures']
 
 # %% ../nbs/79_commands.ipynb #3aa654c5
 FILES = (".onnx", ".xml")
@@ -40,9 +40,6 @@ def read_model(
     return get(model, pretrained_weights=weights).eval()
 
 # %% ../nbs/79_commands.ipynb #eb4a664c
-TOYS = {"toy": "people", "toy_animals": "animals"}
-
-
 def read_samples(
     data: str,      # folder or label file; "toy", "toy_animals"
     split: str,     # "train" or "val"
@@ -53,6 +50,7 @@ def read_samples(
     "Labelled images by name."
     from yolo_nas_pose.core.toy import ToyScenes
     from yolo_nas_pose.data.coco import open_data
+    from yolo_nas_pose.training.run import TOYS
     if data in TOYS:
         return ToyScenes(images, size, seed=7 if split == "val" else 1042, kind=TOYS[data])
     return open_data(data, split, skeleton, hold_out=.1)
@@ -67,16 +65,11 @@ def judge_file(
     report: Optional[Path],  # folder for figures, tables and the worst images
 ) -> dict:                   # see `evaluate_coco`
     "AP and its relatives of a file."
-    import json
     from yolo_nas_pose.deploy.runtime import evaluate_file
-    from yolo_nas_pose.metric.diagnosis import write_report
+    from yolo_nas_pose.training.evaluate import keep_results
     metrics = evaluate_file(pose, samples, image_size=size, batch_size=batch_size)
     found = metrics.pop("results")
-    if results is not None:
-        results.parent.mkdir(parents=True, exist_ok=True)
-        results.write_text(json.dumps(found))
-    if report is not None:
-        write_report(report, samples.ground_truth(), found, samples, samples.skeleton, metrics)
+    keep_results(results, report, samples.ground_truth(), found, samples, metrics)
     return metrics
 
 # %% ../nbs/79_commands.ipynb #61f3d262

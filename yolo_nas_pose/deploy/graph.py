@@ -15,8 +15,8 @@ from ..model.head import BINS, STRIDES, decode_sides, joints_in_pixels
 from ..model.postprocess import unbeaten
 
 # %% auto #0
-__all__ = ['RAW_NAMES', 'Pixels', 'head_maps', 'single', 'RawGraph', 'pick', 'joined', 'decode_rows', 'DecodedGraph', 'survivors',
-           'shape_of_survivors', 'PeopleGraph', 'FlatGraph']
+__all__ = ['RAW_NAMES', 'Pixels', 'head_maps', 'single', 'FromPixels', 'RawGraph', 'pick', 'joined', 'decode_rows',
+           'DecodedGraph', 'survivors', 'shape_of_survivors', 'PeopleGraph', 'FlatGraph']
 
 # %% ../../nbs/6_deploy/66_graph.ipynb #20dbe45d
 class Pixels(nn.Module):
@@ -60,8 +60,8 @@ def single(
     return values if values.dtype == torch.float32 else values.float()
 
 
-class RawGraph(nn.Module):
-    "From pixels to the nine maps of the heads."
+class FromPixels(nn.Module):
+    "A network with its pixels: what all graphs begin with."
 
     def __init__(
         self,
@@ -71,12 +71,20 @@ class RawGraph(nn.Module):
         super().__init__()
         self.model, self.pixels = model, pixels
 
+    def levels(self, images: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        "What `head_maps` gives."
+        return head_maps(self.model, self.pixels(images))
+
+
+class RawGraph(FromPixels):
+    "From pixels to the nine maps of the heads."
+
     def forward(
         self,
         images: Tensor,             # (B, 3, H, W)
     ) -> tuple[Tensor, ...]:        # scores, sides and offsets at stride 8, then at 16, then at 32; float32
         "The raw maps."
-        return tuple(single(part) for level in head_maps(self.model, self.pixels(images)) for part in level)
+        return tuple(single(part) for level in self.levels(images) for part in level)
 
 # %% ../../nbs/6_deploy/66_graph.ipynb #7e82ecb6
 def pick(
@@ -109,23 +117,15 @@ def decode_rows(
     return boxes, chances[..., 0], joints_in_pixels(offsets, points, strides), chances[..., 1:]
 
 # %% ../../nbs/6_deploy/66_graph.ipynb #a9c290cb
-class DecodedGraph(nn.Module):
+class DecodedGraph(FromPixels):
     "From pixels to all candidates."
-
-    def __init__(
-        self,
-        model: nn.Module,  # fused or quantised, in evaluation mode
-        pixels: Pixels,    # how they come
-    ):
-        super().__init__()
-        self.model, self.pixels = model, pixels
 
     def rows(
         self,
         images: Tensor,          # (B, 3, H, W)
     ) -> tuple[Tensor, ...]:     # scores (B, A, 1+K), sides (B, A, 4*T), offsets (B, A, 2K), points (A, 2), strides (A, 1)
         "What `decode_rows` takes, of all anchors."
-        levels = head_maps(self.model, self.pixels(images))
+        levels = self.levels(images)
         grid = make_grid(tuple((level[0].shape[2], level[0].shape[3]) for level in levels), STRIDES, images.device)
         return (*(joined(part) for part in zip(*levels)), *grid)
 

@@ -27,7 +27,7 @@ from ..model.network import trained_size
 from ..model.postprocess import postprocess, to_source
 
 # %% auto #0
-__all__ = ['coco_results', 'detect', 'collect_results', 'crowd_scores', 'evaluate']
+__all__ = ['coco_results', 'detect', 'collect_results', 'crowd_scores', 'keep_results', 'evaluate']
 
 # %% ../../nbs/5_training/52_evaluate.ipynb #40385db6
 def coco_results(
@@ -107,6 +107,22 @@ def crowd_scores(
         scores[f"AP{level}"] = evaluate_coco(*part, sigmas=sigmas, max_dets=max_dets, pck=False)["AP"]
     return scores
 
+# %% ../../nbs/5_training/52_evaluate.ipynb #0deb043e
+def keep_results(
+    results_file: str | Path | None,  # for COCO results; None: not wanted
+    report: str | Path | None,        # folder for figures, tables and the worst images; None: not wanted
+    truth: dict,                      # COCO labels
+    results: list[dict],              # COCO results
+    dataset: Sequence,                # the images, with `skeleton`
+    metrics: dict,                    # numbers of `evaluate_coco`
+) -> None:
+    "Writes what is wanted."
+    if results_file is not None:
+        Path(results_file).parent.mkdir(parents=True, exist_ok=True)
+        Path(results_file).write_text(json.dumps(results))
+    if report is not None:
+        write_report(report, truth, results, dataset, dataset.skeleton, metrics)
+
 # %% ../../nbs/5_training/52_evaluate.ipynb #985d3b72
 def evaluate(
     model: nn.Module,                    # with `decode`
@@ -134,9 +150,6 @@ def evaluate(
         warnings.filterwarnings("ignore", message=".*sigma.*")
         metrics = evaluate_coco(truth, results, sigmas=dataset.skeleton.sigmas, max_dets=max_dets, per_joint=per_joint)
         metrics |= crowd_scores(truth, results, dataset.skeleton.sigmas, max_dets)
-    if results_file is not None and rank == 0:
-        Path(results_file).parent.mkdir(parents=True, exist_ok=True)
-        Path(results_file).write_text(json.dumps(results))
-    if report is not None and rank == 0:
-        write_report(report, truth, results, dataset, dataset.skeleton, metrics)
+    if rank == 0:
+        keep_results(results_file, report, truth, results, dataset, metrics)
     return metrics

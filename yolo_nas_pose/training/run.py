@@ -38,21 +38,23 @@ from .optim import Accumulation, WeightAverage, learning_rate, parameter_groups,
 from .recipe import Recipe, RecipeError
 
 # %% auto #0
-__all__ = ['STATE', 'build_data', 'with_sigmas', 'build_model', 'build_transform', 'build_loss', 'examine_data', 'Run',
+__all__ = ['TOYS', 'STATE', 'build_data', 'with_sigmas', 'build_model', 'build_transform', 'build_loss', 'examine_data', 'Run',
            'make_folder', 'make_accelerator', 'choose_batch_size', 'start_run', 'write_whole', 'save_state',
            'saved_recipe', 'load_state']
 
 # %% ../../nbs/5_training/54_run.ipynb #5129a876
+TOYS = {"toy": "people", "toy_animals": "animals"}  # data by name -> kind of `ToyScenes`
+
+
 def build_data(
     recipe: Recipe,            # checked
 ) -> tuple[Sequence, Sequence]:  # train and validation samples, with `skeleton` and `ground_truth()`
     "The labelled images of a recipe. Raises DataError where the data set is of no known format, or teaches nothing."
-    kinds = {"toy": "people", "toy_animals": "animals"}
-    if recipe.data in kinds:
+    if recipe.data in TOYS:
         if recipe.cache:
             raise RecipeError("cache: toy scenes are drawn, there are no files to keep copies of. Leave it out.")
-        return (ToyScenes(recipe.train_scenes, recipe.image_size, seed=1000 + recipe.seed, kind=kinds[recipe.data]),
-                ToyScenes(recipe.val_scenes, recipe.image_size, seed=7, kind=kinds[recipe.data]))
+        return (ToyScenes(recipe.train_scenes, recipe.image_size, seed=1000 + recipe.seed, kind=TOYS[recipe.data]),
+                ToyScenes(recipe.val_scenes, recipe.image_size, seed=7, kind=TOYS[recipe.data]))
     train = open_data(recipe.data, "train", recipe.skeleton, hold_out=.1)
     if recipe.sigmas:
         train.reading = train.reading._replace(skeleton=with_sigmas(train.skeleton, recipe.sigmas))
