@@ -33,6 +33,7 @@ _HOME = {
     "plot_history": "training.records",
     **dict.fromkeys(["train", "TrainResult", "TrainingStopped"], "training.loop"),
     **dict.fromkeys(["find_learning_rate", "plot_learning_rates"], "training.rates"),
+    **dict.fromkeys(["profile_step", "plot_profile"], "training.profile"),
     "PosePredictions": "deploy.results",
     "predict": "deploy.predict",
     **dict.fromkeys(["export_onnx", "export_openvino"], "deploy.export"),

@@ -15,7 +15,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .commands import OwnSize, Weights, benchmark, export, judge_file, quantize, read_changes, read_model, read_samples
+from .commands import OwnSize, Weights, benchmark, export, judge_file, own_size, quantize, read_changes, read_model, read_samples
 
 # %% auto #0
 __all__ = ['app', 'Model', 'Size', 'Conf', 'Iou', 'main', 'predict', 'predict_pictures', 'predict_film', 'image_ids', 'train',
@@ -153,14 +153,13 @@ def validate(
 ) -> None:
     "Measures a model on labelled images."
     from yolo_nas_pose.metric.report import summary_table
-    from yolo_nas_pose.model.network import trained_size
     from yolo_nas_pose.training.evaluate import evaluate
     network = read_model(model, weights)
-    samples = read_samples(data, split, network.skeleton, images, size or trained_size(network))
+    samples = read_samples(data, split, network.skeleton, images, size or own_size(network))
     if hasattr(network, "fuse"):
         metrics = evaluate(network.fuse(), samples, size, batch_size, per_joint=per_joint, results_file=results, report=report)
     else:
-        metrics = judge_file(network, samples, size, batch_size, results, report)
+        metrics = judge_file(network, samples, size, batch_size, per_joint, results, report)
     joints = metrics.pop("joints", {})
     print(summary_table(metrics))
     if joints:

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 # %% auto #0
-__all__ = ['FILES', 'Weights', 'OwnSize', 'read_model', 'read_samples', 'judge_file', 'quantize', 'train_rounded', 'read_changes',
-           'export', 'benchmark', 'candidate', 'save_figures']
+__all__ = ['FILES', 'Weights', 'OwnSize', 'read_model', 'own_size', 'read_samples', 'judge_file', 'quantize', 'train_rounded',
+           'read_changes', 'export', 'benchmark', 'candidate', 'save_figures']
 
 # %% ../nbs/79_commands.ipynb #3aa654c5
 FILES = (".onnx", ".xml")
@@ -39,13 +39,21 @@ def read_model(
         print(f"weights: {weights}" + (" (toy scenes; --weights coco_pose for photographs)" if weights == "toy" else ""))
     return get(model, pretrained_weights=weights).eval()
 
+
+def own_size(
+    model: Any,                # YoloNASPose or OnnxPose
+) -> int | tuple[int, int]:    # of the input: side, or (height, width), px
+    "The size of the input that a model was trained for, or that a file was made for."
+    from yolo_nas_pose.model.network import trained_size
+    return trained_size(model) if hasattr(model, "fuse") else model.description.image_size
+
 # %% ../nbs/79_commands.ipynb #eb4a664c
 def read_samples(
     data: str,      # folder or label file; "toy", "toy_animals"
     split: str,     # "train" or "val"
     skeleton: Any,  # of the model
     images: int,    # toy scenes only: how many
-    size: int,      # of toy scenes, px
+    size: int | tuple[int, int],  # of toy scenes, px
 ) -> Any:           # a sequence of `PoseSample`
     "Labelled images by name."
     from yolo_nas_pose.core.toy import ToyScenes
@@ -61,13 +69,14 @@ def judge_file(
     samples: Any,            # labelled
     size: Optional[int],     # side of the input, px; None: what the file was made for
     batch_size: int,         # images at a time
+    per_joint: bool,         # also the AP of each joint
     results: Optional[Path],  # file for COCO results
     report: Optional[Path],  # folder for figures, tables and the worst images
 ) -> dict:                   # see `evaluate_coco`
     "AP and its relatives of a file."
     from yolo_nas_pose.deploy.runtime import evaluate_file
     from yolo_nas_pose.training.evaluate import keep_results
-    metrics = evaluate_file(pose, samples, image_size=size, batch_size=batch_size)
+    metrics = evaluate_file(pose, samples, image_size=size, batch_size=batch_size, per_joint=per_joint)
     found = metrics.pop("results")
     keep_results(results, report, samples.ground_truth(), found, samples, metrics)
     return metrics
@@ -89,13 +98,14 @@ def quantize(
     "Makes an INT8 model of a trained one."
     from yolo_nas_pose.deploy.quantize import KEPT, quantize_ptq
     from yolo_nas_pose.metric.report import summary_table
-    from yolo_nas_pose.model.network import trained_size
     from yolo_nas_pose.model.weights import save_checkpoint
     from yolo_nas_pose.training.evaluate import evaluate
+    if changes and recipe is None:
+        raise ValueError(f"{' '.join(changes)} would change a recipe, but none is named. Add --recipe finetune, say, or leave the change out")
     network = read_model(model, weights)
     if not hasattr(network, "fuse"):
         raise ValueError(f"{model}: a file cannot be quantised here. Give the checkpoint it was made from")
-    size, kept = size or trained_size(network), tuple(keep or KEPT)
+    size, kept = size or own_size(network), tuple(keep or KEPT)
     train, val = (read_samples(data, split, network.skeleton, count, size) for split, count in (("train", 20 * images), ("val", judge)))
     if recipe is None:
         made = quantize_ptq(network, train, images=images, image_size=size, method=method, exclude=kept)

@@ -1,9 +1,12 @@
 """What eight bits cost in accuracy: the float model, each observer, a short quantisation-aware training, in torch and in the engines.
 
-    python tests/bench/int8_accuracy.py [--scenes 200] [--images 64] [--updates 200] [--methods minmax percentile entropy mse] > result.json
+    python tests/bench/int8_accuracy.py [--model toy] [--scenes 500] [--methods minmax percentile entropy mse] [--updates 150] > result.jsonl
+    python tests/bench/int8_accuracy.py --model runs/overfit/best.safetensors --data coco_mini --updates 40 > result.jsonl
 
-Toy weights, toy scenes of 320 px: those with seed 7 to evaluate, those with seed 1001 to calibrate. One JSON line per row, as it is measured:
-AP in per cent, and the difference to the float model in torch. `fake` is the quantised model in torch; onnxruntime and openvino run its ONNX file.
+Without --data, toy scenes of 320 px: those with seed 7 to evaluate, those with seed 1001 to calibrate. With it, the eight photographs of people that
+`tutorials/overfit` learns by heart, out of that folder, for both. One JSON line per row, as it is measured: AP in per cent, and what was lost against
+the float model in torch. `fake` is the quantised model in torch; the engines run the file that `export_onnx` writes, by `evaluate_file`, which is what
+`validate FILE` does. OpenVINO computes what is left in float as the name behind the colon says.
 """
 import argparse
 import json
@@ -12,108 +15,95 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
 
-from yolo_nas_pose.core.structures import RawPoses
 from yolo_nas_pose.core.toy import ToyScenes
+from yolo_nas_pose.data.coco import CocoPoses
+from yolo_nas_pose.deploy.export import export_onnx
+from yolo_nas_pose.deploy.qat import quantize_qat
 from yolo_nas_pose.deploy.quantize import quantize_ptq, set_flavour, summary
+from yolo_nas_pose.deploy.runtime import OnnxPose, evaluate_file
 from yolo_nas_pose.model.pretrained import get
 from yolo_nas_pose.training.evaluate import evaluate
 
-SIZE = 320
+ENGINES = ["onnxruntime", "openvino:f32", "openvino:bf16"]
 
 
-class Outputs(nn.Module):
-    "The raw outputs as a plain tuple, for the exporter."
+class Photographs:
+    "The first eight photographs with at most three labelled people, none of them tiny; several times over, if asked."
 
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
+    def __init__(self, folder, times=1):
+        self.data, rows = CocoPoses.from_folder(folder, "train"), []
+        for n in range(len(self.data)):
+            known, sides = (self.data[n].joints[..., 2] > 0).sum(1), self.data[n].areas ** .5 / max(self.data[n].image.shape[:2])
+            if known.max(initial=0) >= 8 and (known > 0).sum() <= 3 and sides[known > 0].min() > 1 / 12:
+                rows.append(n)
+        self.rows, self.skeleton = rows[:8] * times, self.data.skeleton
 
-    def forward(self, images):
-        return tuple(self.model(images)[:4])
+    def __len__(self): return len(self.rows)
 
+    def __getitem__(self, n): return self.data[self.rows[n]]
 
-class Engine(nn.Module):
-    "A model whose forward is an engine's."
-
-    def __init__(self, model, file, kind):
-        super().__init__()
-        self.model, self.kind = model, kind
-        with torch.no_grad():
-            self.points, self.strides = model(torch.zeros(1, 3, SIZE, SIZE))[4:]
-        if kind == "onnxruntime":
-            import onnxruntime
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
-            self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        else:
-            import openvino
-            self.session = openvino.Core().compile_model(file, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
-        self.decode = model.decode
-
-    def forward(self, images):
-        rows = []
-        for image in images.numpy():
-            given = {self.session.inputs[0] if self.kind == "openvino" else "images": image[None]}
-            out = self.session(given) if self.kind == "openvino" else self.session.run(None, given)
-            rows.append([np.array(out[k]) for k in range(4)])
-        return RawPoses(*(torch.from_numpy(np.concatenate(part)) for part in zip(*rows)), self.points, self.strides)
-
-
-def export(model, file):
-    "The raw outputs as ONNX."
-    torch.onnx.export(Outputs(model).eval(), (torch.zeros(1, 3, SIZE, SIZE),), file, dynamo=False, opset_version=17, input_names=["images"])
+    def ground_truth(self):
+        truth, keep = self.data.ground_truth(), {self[n].image_id for n in range(8)}
+        return truth | {"images": [image for image in truth["images"] if image["id"] in keep],
+                        "annotations": [person for person in truth["annotations"] if person["image_id"] in keep]}
 
 
 def main():
     words = argparse.ArgumentParser()
-    words.add_argument("--scenes", type=int, default=200)
-    words.add_argument("--images", type=int, default=64)
-    words.add_argument("--updates", type=int, default=200)
+    words.add_argument("--model", default="toy", help='"toy" or a checkpoint')
+    words.add_argument("--data", help="folder of labelled photographs; none: toy scenes")
+    words.add_argument("--size", type=int, default=320)
+    words.add_argument("--scenes", type=int, default=500)
+    words.add_argument("--images", type=int, default=64, help="for calibration")
+    words.add_argument("--updates", type=int, default=150, help="of quantisation-aware training; 0: none")
     words.add_argument("--methods", nargs="*", default=["minmax", "percentile", "entropy", "mse"])
-    words.add_argument("--engines", nargs="*", default=["onnxruntime", "openvino"])
-    words.add_argument("--keep-all", action="store_true", help="also rows without any layer left in float")
+    words.add_argument("--engines", nargs="*", default=ENGINES)
     words.add_argument("--base", type=float, help="AP of the float model in per cent, where it is known from a run before")
     words = words.parse_args()
-    model = get("yolo_nas_pose_n", pretrained_weights="toy").fuse()
+    model = (get("yolo_nas_pose_n", pretrained_weights="toy") if words.model == "toy" else get(words.model)).fuse()
+    if words.data:
+        judged, given = Photographs(words.data), Photographs(words.data, 8)
+    else:
+        judged, given = ToyScenes(words.scenes, words.size, seed=7), ToyScenes(max(words.images, 8), words.size, seed=1001)
     base = words.base
-    scenes, given = ToyScenes(words.scenes, SIZE, seed=7), ToyScenes(max(words.images, 8), SIZE, seed=1001)
 
-    def row(name, network, engine="fake"):
+    def row(name, where, measure):
         nonlocal base
         begin = time.perf_counter()
-        score = 100 * evaluate(network, scenes, SIZE, 8, progress=False)["AP"]
+        score = 100 * measure()["AP"]
         base = score if base is None else base
-        print(json.dumps({"row": name, "in": engine, "AP": round(score, 2), "loss": round(base - score, 2), "s": round(time.perf_counter() - begin)}), flush=True)
+        print(json.dumps({"row": name, "in": where, "AP": round(score, 2), "loss": round(base - score, 2), "s": round(time.perf_counter() - begin)}), flush=True)
+
+    def in_engines(name, network):
+        with tempfile.TemporaryDirectory() as folder:
+            file = export_onnx(network, Path(folder, "model.onnx"), depth="decoded", image_size=words.size)
+            for engine in words.engines:
+                kind, _, precision = engine.partition(":")
+                row(name, engine, lambda: evaluate_file(OnnxPose(file, kind, precision=precision or "auto"), judged))
 
     def everywhere(name, quantised):
-        with tempfile.TemporaryDirectory() as folder:
-            file = str(Path(folder, "model.onnx"))
-            export(quantised, file)
-            for kind in words.engines:
-                row(name, Engine(quantised, file, kind), kind)
-        row(name, quantised)
+        in_engines(name, quantised)
+        row(name, "fake", lambda: evaluate(quantised, judged, words.size, 8, progress=False))
         set_flavour(quantised, "tensorrt")
-        row(f"{name}, tensorrt integers", quantised)
+        row(f"{name}, tensorrt integers", "fake", lambda: evaluate(quantised, judged, words.size, 8, progress=False))
         set_flavour(quantised, "cpu")
 
     print(json.dumps({"torch": torch.__version__, "python": platform.python_version(), **vars(words)}), flush=True)
     if base is None:
-        row("float", model, "torch")
+        row("float", "torch", lambda: evaluate(model, judged, words.size, 8, progress=False))
+        in_engines("float", model)
     for method in words.methods:
-        quantised = quantize_ptq(model, given, words.images, SIZE, method)
+        quantised = quantize_ptq(model, given, words.images, words.size, method)
         print(json.dumps(summary(quantised)), flush=True)
         everywhere(method, quantised)
-    if words.keep_all:
-        row("minmax, all layers in integers", quantize_ptq(model, given, words.images, SIZE, "minmax", exclude=()))
     if words.updates:
-        from yolo_nas_pose.deploy.qat import quantize_qat
+        still = dict(flip=0, affine_p=0, colour_p=0, epochs=1, warmup_steps=0) if words.data else {}
+        data = (Photographs(words.data, words.updates), judged) if words.data else None
         with tempfile.TemporaryDirectory() as folder:
-            result = quantize_qat("toy", model, out=folder, images=words.images, max_steps=words.updates, train_scenes=16 * words.updates,
-                                  val_scenes=8, trackers=[])
+            result = quantize_qat("toy", model, folder, data, images=words.images, max_steps=words.updates, batch_size=8, image_size=words.size,
+                                  train_scenes=8 * words.updates, val_scenes=8, trackers=[], **still)
             everywhere(f"QAT, {words.updates} updates", result.model)
 
 

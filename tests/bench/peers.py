@@ -38,13 +38,17 @@ def warm(model, size: int = 128):
 
 
 def make_ours(name: str, folder: Path, size: int) -> None:
-    "One of our networks with its decoder, fused."
+    "One of our networks with its decoder, fused; in float, and with eight bits as our own export writes it."
     import torch
 
-    from yolo_nas_pose.deploy.runners import write_plain
+    from yolo_nas_pose.core.toy import ToyScenes
+    from yolo_nas_pose.deploy.export import export_onnx
+    from yolo_nas_pose.deploy.quantize import quantize_ptq
     from yolo_nas_pose.model.network import YoloNASPose
     torch.manual_seed(0)
-    write_plain(warm(YoloNASPose(name)), folder / f"{name}.onnx", (size, size))
+    model = warm(YoloNASPose(name))
+    export_onnx(model, folder / f"{name}.onnx", "decoded", size, check=False)  # random weights: nothing to compare
+    export_onnx(quantize_ptq(model, ToyScenes(8, 320), 8, 320), folder / f"{name}.int8.onnx", "decoded", size, check=False)
 
 
 def make_peer(name: str, folder: Path, size: int) -> None:
@@ -103,12 +107,13 @@ def candidates(folder: Path, only: list[str]) -> list:
             continue
         peer = base
         if path.name.endswith(".xml"):
-            found += [Candidate(path, "openvino", rest, f"{base} int8 OpenVINO ({rest} rest)", peer) for rest in ("fp32", "bf16")]
+            found += [Candidate(path, "openvino", rest, f"{base} stock int8 OpenVINO ({rest} rest)", peer) for rest in ("fp32", "bf16")]
         elif path.name.endswith(".ort-int8.onnx"):
-            found.append(Candidate(path, "onnxruntime", "fp32", f"{base} int8 onnxruntime", peer))
+            found.append(Candidate(path, "onnxruntime", "fp32", f"{base} stock int8 onnxruntime", peer))
         else:
-            found.append(Candidate(path, "onnxruntime", "fp32", f"{base} fp32 onnxruntime", peer))
-            found += [Candidate(path, "openvino", rest, f"{base} {rest} OpenVINO", peer) for rest in ("fp32", "bf16")]
+            eight = path.name.endswith(".int8.onnx")
+            found.append(Candidate(path, "onnxruntime", "fp32", f"{base} {'int8' if eight else 'fp32'} onnxruntime", peer))
+            found += [Candidate(path, "openvino", rest, f"{base} {f'int8 OpenVINO ({rest} rest)' if eight else f'{rest} OpenVINO'}", peer) for rest in ("fp32", "bf16")]
     return found
 
 

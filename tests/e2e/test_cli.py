@@ -70,6 +70,14 @@ def test_a_film_is_painted(tmp_path):
     assert {row["image_id"] for row in json.loads((tmp_path / "r.json").read_text())} <= {0, 1, 2}
 
 
+def test_a_file_is_validated_at_its_own_size_and_joint_by_joint(tmp_path):
+    pytest.importorskip("onnxruntime")
+    status, out, err = call("export", "yolo_nas_pose_n", "--weights", "toy", "--depth", "decoded", "--size", "128", "--out", tmp_path / "n.onnx")
+    assert status == 0, err
+    shown = {size: call("validate", tmp_path / "n.onnx", "toy", "--images", "6", "--per-joint", *size)[1] for size in ((), ("--size", "128"))}
+    assert shown[()] == shown["--size", "128"] and "AP of the joint alone" in shown[()] and "left_wrist" in shown[()], shown
+
+
 def test_models_and_recipes_are_listed():
     assert "yolo_nas_pose_l" in call("models")[1]
     assert "finetune" in call("recipe")[1] and "epochs: 7" in call("recipe", "coco_s", "epochs=7")[1]
@@ -90,6 +98,7 @@ def test_models_and_recipes_are_listed():
     (["train", "toy", "model=yolo_nas_pose_q"], "did you mean"),
     (["validate", "nothere.safetensors"], "no such checkpoint"),
     (["recipe", "toy", "lr=fast"], "lr"),
+    (["quantize", "yolo_nas_pose_n", "toy", "lr=0.001"], "lr=0.001 would change a recipe, but none is named"),
 ])
 def test_mistakes_are_told_in_one_line(words, told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -92,6 +92,13 @@ def test_a_dot_painted_before_lies_at_the_joint_moved_after(x, y, seed, place):
     assert_allclose(bright_place(moved.image), expected, atol=.12)
 
 
+@given(st.integers(20, 200), st.integers(20, 200), st.sampled_from([64, 96, (96, 128)]), seeds)
+def test_what_chance_leaves_alone_lies_where_prediction_puts_it(height, width, size, seed):
+    sample = one_dot(10, 10, (height, width))
+    map = TrainTransform(size, COCO17, flip=0, affine_p=0).with_map(sample, chance(seed))[1]
+    assert map.tolist() == affine.letterbox_map(height, width, size)[0].tolist()
+
+
 @given(st.floats(20, 140), st.floats(20, 100), seeds)
 def test_dots_stay_at_their_joints_step_by_step(x, y, seed):
     sample, rng = one_dot(x, y, (120, 160)), chance(seed)

@@ -302,7 +302,7 @@ class TrainTransform:
         translation: float = .1,                # share of width and height
         affine_p: float = .75,                  # probability of rotation, scale, shear and translation
         colour: ColourJitter | None = ColourJitter(),
-        place: str = "center",                  # of the image in the input: "center" or "bottom_right"
+        place: str = "bottom_right",            # of the image in the input: "center" or "bottom_right"
         keep_unlabelled: bool = False,          # see `remove`
         min_area: float = 1.,                   # px^2 of the input, see `remove`
         shear: float = 0.,                      # degrees to either side

@@ -311,6 +311,7 @@ def evaluate_file(
     image_size: int | tuple[int, int] | None = None,  # of the input; None: what the file was made for
     batch_size: int = 8,          # images at a time
     max_dets: int = 20,           # people per image that are judged
+    per_joint: bool = False,      # also the AP of each joint
 ) -> dict:                        # see `evaluate_coco`; `results` holds the COCO results
     "AP and its relatives of a file on labelled images, as `evaluate` has them of a model."
     pose = pose if isinstance(pose, OnnxPose) else OnnxPose(pose)
@@ -326,4 +327,4 @@ def evaluate_file(
                                 [sample.image_id for sample in samples], category)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*sigma.*")
-        return evaluate_coco(truth, results, sigmas=dataset.skeleton.sigmas, max_dets=max_dets) | {"results": results}
+        return evaluate_coco(truth, results, sigmas=dataset.skeleton.sigmas, max_dets=max_dets, engine="ours", per_joint=per_joint) | {"results": results}

@@ -29,19 +29,15 @@ def coco_oks(
     sigmas: Sequence[float],  # K tolerances
 ) -> np.ndarray:              # (D, P) 0..1
     "How alike each detection and each labelled person are, as COCO counts it."
-    detected = np.asarray(detected, dtype=float)[..., :2]
-    widths = (np.asarray(sigmas, dtype=float) * 2) ** 2
-    similarity = np.zeros((len(detected), len(joints)))
-    for p, (person, (x, y, w, h), area) in enumerate(zip(joints, boxes, areas)):
-        labelled = person[:, 2] > 0
-        if labelled.any():
-            apart = detected - person[:, :2]
-        else:
-            low, high = np.array([x - w, y - h]), np.array([x + 2 * w, y + 2 * h])
-            apart = np.maximum(low - detected, 0) + np.maximum(detected - high, 0)
-            labelled = np.ones(len(person), dtype=bool)
-        error = (apart ** 2).sum(-1) / widths / (area + np.spacing(1)) / 2
-        similarity[:, p] = np.exp(-error.compress(labelled, axis=1)).sum(1) / labelled.sum()
+    detected, labelled = np.asarray(detected, dtype=float)[..., :2], joints[..., 2] > 0
+    apart = detected[:, None] - joints[..., :2]
+    for p in np.flatnonzero(~labelled.any(1)):
+        (x, y, w, h), labelled[p] = boxes[p], True
+        apart[:, p] = np.maximum([x - w, y - h] - detected, 0) + np.maximum(detected - [x + 2 * w, y + 2 * h], 0)
+    error = (apart ** 2).sum(-1) / (np.asarray(sigmas, dtype=float) * 2) ** 2 / (areas[:, None] + np.spacing(1)) / 2
+    alike, similarity = np.exp(-error), np.zeros(error.shape[:2])
+    for p, known in enumerate(labelled):
+        similarity[:, p] = alike[:, p].compress(known, axis=1).sum(1) / known.sum()
     return similarity
 
 # %% ../../nbs/4_metric/40_average_precision.ipynb #c6989fb7
@@ -56,12 +52,12 @@ def match(
 ) -> np.ndarray:             # (A, T, D) the number of the person each detection takes, -1 for nobody
     "Who takes whom: each detection in turn the most alike free person, one who counts before one who does not."
     least = np.minimum(thresholds, 1 - 1e-10)[:, None]
-    ignored = np.asarray(ignored, dtype=bool)[:, None]
-    taken = np.full((len(ignored), len(least), len(oks)), -1)
-    free = np.ones((len(ignored), len(least), oks.shape[1]), dtype=bool)
+    counts = ~np.asarray(ignored, dtype=bool)[:, None]
+    taken = np.full((len(counts), len(least), len(oks)), -1)
+    free = np.ones((len(counts), len(least), oks.shape[1]), dtype=bool)
     for d in np.flatnonzero((oks >= least.min()).any(1)):
         possible = (free | crowd) & (oks[d] >= least)
-        counting = possible & ~ignored
+        counting = possible & counts
         possible = np.where(counting.any(-1, keepdims=True), counting, possible)
         alike = np.where(possible, oks[d], -1)[..., ::-1]
         best = alike.shape[-1] - 1 - alike.argmax(-1)
@@ -98,13 +94,17 @@ def judge(
     ranges: Sequence[Sequence[float]],  # A pairs (least, most), px^2
 ) -> Verdict:
     "The verdict on the detections of one image."
+    off = outside(scene.detected_areas, ranges)[:, None]
+    if not len(scene.joints):
+        nobody = np.zeros((len(off), len(thresholds), len(scene.scores)), dtype=bool)
+        return Verdict(scene.scores, nobody, nobody | off, np.zeros(len(off), dtype=int))
     ignored = scene.ignored | outside(scene.areas, ranges)
     oks = coco_oks(scene.detected, scene.joints, scene.boxes, scene.areas, sigmas)
     taken = match(oks, ignored, scene.crowd, thresholds)
     somebody = taken >= 0
     nobody_last = np.append(ignored, np.zeros((len(ignored), 1), dtype=bool), axis=1)
-    on_ignored = np.take_along_axis(nobody_last[:, None], taken, axis=2)
-    left_out = on_ignored | (~somebody & outside(scene.detected_areas, ranges)[:, None])
+    on_ignored = nobody_last[np.arange(len(ignored))[:, None, None], taken]
+    left_out = on_ignored | (~somebody & off)
     return Verdict(scene.scores, somebody & ~on_ignored, left_out, (~ignored).sum(1))
 
 # %% ../../nbs/4_metric/40_average_precision.ipynb #a2f4060d
@@ -113,7 +113,8 @@ def judge_images(
     sigmas: Sequence[float],  # K tolerances
 ) -> Verdict:                 # A = 3 tables, T = 10 thresholds
     "The verdict on all detections, in the order of the images."
-    verdicts = [judge(scene, sigmas, THRESHOLDS, list(AREA_RANGES.values())) for scene in scenes]
+    ranges = np.array(list(AREA_RANGES.values()))
+    verdicts = [judge(scene, sigmas, THRESHOLDS, ranges) for scene in scenes]
     nothing = np.zeros((len(AREA_RANGES), len(THRESHOLDS), 0), dtype=bool)
     right, left_out = (np.concatenate([nothing, *(verdict[n] for verdict in verdicts)], axis=-1) for n in (1, 2))
     scores = np.concatenate([np.empty(0), *(verdict.scores for verdict in verdicts)])
@@ -152,8 +153,10 @@ def accumulate(
     "Precision at the 101 recalls, and the last recall."
     tables, steps, _ = verdict.right.shape
     precision, recall = -np.ones((steps, len(RECALLS), tables)), -np.ones((steps, tables))
+    order = np.argsort(-verdict.scores, kind="stable")
+    scores, right, left_out = verdict.scores[order], verdict.right[..., order], verdict.left_out[..., order]
     for a in np.flatnonzero(verdict.total):
-        walked = precision_recall(verdict.scores, verdict.right[a], verdict.left_out[a], verdict.total[a])
+        walked = precision_recall(scores, right[a], left_out[a], verdict.total[a])
         for t, (step_precision, step_recall) in enumerate(zip(*walked)):
             precision[t, :, a] = interpolate(step_precision, step_recall)
             recall[t, a] = step_recall[-1] if len(step_recall) else 0
@@ -237,7 +240,7 @@ def judge_with_pycocotools(
     frame = {key: trial.ground_truth[key] for key in ("images", "categories")}
     with contextlib.redirect_stdout(io.StringIO()):
         truth, found = COCO(), COCO()
-        for coco, rows in ((truth, trial.ground_truth["annotations"]), (found, trial.detections)):
+        for coco, rows in ((truth, trial.ground_truth["annotations"]), (found, trial.detections.records())):
             coco.dataset = frame | {"annotations": [dict(row) for row in rows]}
             coco.createIndex()
         run = COCOeval(truth, found, "keypoints")

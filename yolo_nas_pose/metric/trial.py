@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from ..core.skeleton import COCO17, GUESSED_SIGMA, SIDES, SKELETONS, split_words
 
 # %% auto #0
 __all__ = ['read_json', 'fill_person', 'choose_categories', 'read_ground_truth', 'joint_names', 'plain_name', 'find_sigmas',
-           'measure', 'read_detections', 'Scene', 'Trial', 'gather', 'read_trial']
+           'Detections', 'measure', 'read_detections', 'Scene', 'Trial', 'columns', 'cut', 'read_trial']
 
 # %% ../../nbs/4_metric/39_trial.ipynb #40deadd1
 def read_json(
@@ -151,50 +150,64 @@ def find_sigmas(
     return np.full(len(joints), GUESSED_SIGMA)
 
 # %% ../../nbs/4_metric/39_trial.ipynb #dbbb02a2
+class Detections(NamedTuple):
+    "What was found, as columns, in the order of the list."
+    images: list           # N image ids
+    categories: list       # N category ids
+    keypoints: np.ndarray  # (N, K, 3) x and y in px, score
+    areas: np.ndarray      # (N,) px^2
+    scores: np.ndarray     # (N,)
+
+    def records(self) -> list[dict]:
+        "The same as COCO annotations with ids from 1, as pycocotools wants them."
+        rows = zip(self.images, self.categories, self.keypoints.reshape(len(self.images), 3 * self.keypoints.shape[1]), self.areas.tolist(), self.scores.tolist())
+        return [{"id": new, "image_id": image, "category_id": category, "keypoints": keypoints, "area": area, "score": score}
+                for new, (image, category, keypoints, area, score) in enumerate(rows, 1)]
+
+
 def measure(
-    kept: list[tuple[int, dict]],  # places in the list, for messages, and N COCO results of K joints each
-    boxed: bool,                   # take areas from boxes, where there are any
-) -> list[dict]:                   # copies with areas and ids from 1; keypoints as rows of one array
+    kept: list[dict],   # N COCO results of K joints each
+    places: list[int],  # of each in the list, for messages
+    num_joints: int,    # K
+    boxed: bool,        # take areas from boxes, where there are any
+) -> Detections:
     "Detections with their areas. Raises ValueError where a joint or a score is not finite."
-    points = np.array([detection["keypoints"] for _, detection in kept], dtype=float).reshape(len(kept), -1)
-    scores = np.array([detection["score"] for _, detection in kept], dtype=float)
-    places = points.reshape(len(kept), points.shape[1] // 3, 3)[..., :2]
-    finite = np.isfinite(places).all((1, 2)) & np.isfinite(scores)
+    keypoints = np.array([one["keypoints"] for one in kept], dtype=float).reshape(len(kept), num_joints, 3)
+    scores = np.array([one["score"] for one in kept], dtype=float)
+    finite = np.isfinite(keypoints[..., :2]).all((1, 2)) & np.isfinite(scores)
     if not finite.all():
-        raise ValueError(f"detection {kept[int(finite.argmin())][0]} has a joint or a score that is not finite")
-    spans = np.ptp(places, axis=1).prod(-1).tolist()
-    areas = [float(one["bbox"][2] * one["bbox"][3]) if boxed and one.get("bbox") else span for (_, one), span in zip(kept, spans)]
-    return [{"image_id": one["image_id"], "category_id": one["category_id"], "area": area, "keypoints": row, "score": score, "id": new}
-            for new, ((_, one), area, row, score) in enumerate(zip(kept, areas, points, scores.tolist()), 1)]
+        raise ValueError(f"detection {places[int(finite.argmin())]} has a joint or a score that is not finite")
+    boxes = [one.get("bbox") if boxed else None for one in kept]
+    bare = [n for n, box in enumerate(boxes) if not box]
+    areas = np.array([box[2] * box[3] if box else 0 for box in boxes], dtype=float)
+    areas[bare] = np.ptp(keypoints[bare, :, :2], axis=1).prod(-1)
+    return Detections([one["image_id"] for one in kept], [one["category_id"] for one in kept], keypoints, areas, scores)
 
 # %% ../../nbs/4_metric/39_trial.ipynb #d51baadb
 def read_detections(
     source: list | str | os.PathLike,  # COCO results, or the file that holds them
     ground_truth: dict,                # from `read_ground_truth`
-) -> list[dict]:                       # copies with area and id, of the chosen categories
+) -> Detections:                       # those of the chosen categories
     "Detections that fit the ground truth. Raises ValueError, with the place in the list, for one that does not."
     data = read_json(source, "detections")
     if not isinstance(data, (list, tuple)):
         raise ValueError(f"detections: expected a list of COCO results, got {type(data).__name__}")
-    images, numbers = {image["id"] for image in ground_truth["images"]}, 3 * len(ground_truth["joints"])
+    for key in ("image_id", "category_id", "keypoints", "score"):
+        for number in (n for n, row in enumerate(data) if key not in row):
+            raise ValueError(f"detection {number} has no {key}")
+    images, joints = {image["id"] for image in ground_truth["images"]}, len(ground_truth["joints"])
+    for number in (n for n, row in enumerate(data) if row["image_id"] not in images):
+        raise ValueError(f"detection {number} is of image {data[number]['image_id']!r}, which the ground truth does not have; "
+                         f"its first is {min(images, default='none', key=str)!r}")
     categories = {category["id"] for category in ground_truth["categories"]}
-    known, needed, kept = categories | ground_truth["others"], {"image_id", "category_id", "keypoints", "score"}, []
-    for number, detection in enumerate(data):
-        if not needed <= detection.keys():
-            raise ValueError(f"detection {number} has no {sorted(needed - detection.keys())[0]}")
-        if detection["image_id"] not in images:
-            raise ValueError(f"detection {number} is of image {detection['image_id']!r}, which the ground truth does "
-                             f"not have; its first is {min(images, default='none', key=str)!r}")
-        if detection["category_id"] not in known:
-            raise ValueError(f"detection {number} is of category {detection['category_id']!r}, the ground truth has "
-                             f"{sorted(known, key=str)}")
-        if detection["category_id"] in categories:
-            if len(detection["keypoints"]) != numbers:
-                raise ValueError(f"detection {number} has {len(detection['keypoints'])} keypoint numbers, expected "
-                                 f"{numbers}: x, y and score of {numbers // 3} joints")
-            kept.append((number, detection))
-    boxed = bool(data and data[0].get("bbox"))
-    return measure(kept, boxed) if kept else []
+    for number in (n for n, row in enumerate(data) if row["category_id"] not in categories | ground_truth["others"]):
+        raise ValueError(f"detection {number} is of category {data[number]['category_id']!r}, the ground truth has "
+                         f"{sorted(categories | ground_truth['others'], key=str)}")
+    places = [n for n, row in enumerate(data) if row["category_id"] in categories]
+    for number in (n for n in places if len(data[n]["keypoints"]) != 3 * joints):
+        raise ValueError(f"detection {number} has {len(data[number]['keypoints'])} keypoint numbers, expected {3 * joints}: "
+                         f"x, y and score of {joints} joints")
+    return measure([data[n] for n in places], places, joints, boxed=bool(data and data[0].get("bbox")))
 
 # %% ../../nbs/4_metric/39_trial.ipynb #5a64fbd2
 class Scene(NamedTuple):
@@ -212,29 +225,40 @@ class Scene(NamedTuple):
 class Trial(NamedTuple):
     "All that is needed to judge: labels, detections, and both by image."
     ground_truth: dict          # from `read_ground_truth`
-    detections: list[dict]      # from `read_detections`
-    scenes: list[list[Scene]]   # for each category, for each image
+    detections: Detections      # from `read_detections`
+    scenes: list[list[Scene]]   # for each category, for each image that has anything of it
+    images: list[list]          # the ids of these images
     sigmas: np.ndarray          # (K,) tolerances
 
 
-def gather(
-    people: Sequence[dict],      # annotations of one image and category
-    detections: Sequence[dict],  # detections of the same
-    num_joints: int,             # K
-    max_dets: int,               # so many detections at most, the surest
-) -> Scene:
-    "The labels and detections of one image and category as arrays."
-    def column(rows, key):
-        return np.array([row[key] for row in rows], dtype=float)
+def columns(
+    people: Sequence[dict],  # P annotations of one category, by image
+    found: Detections,       # N detections
+    chosen: np.ndarray,      # (D,) those of the category, by image and falling score
+    num_joints: int,         # K
+) -> Scene:                  # all images in one
+    "The labels and detections of a category as arrays."
+    def column(key, *shape):
+        return np.array([person[key] for person in people], dtype=float).reshape(len(people), *shape)
 
-    detections = sorted(detections, key=lambda detection: -detection["score"])[:max_dets]  # stable: ties keep their order
-    crowd = column(people, "iscrowd") > 0
-    return Scene(column(people, "keypoints").reshape(-1, num_joints, 3), column(people, "bbox").reshape(-1, 4),
-                 column(people, "area"), crowd, crowd | (column(people, "num_keypoints") == 0),
-                 column(detections, "keypoints").reshape(-1, num_joints, 3)[..., :2], column(detections, "area"),
-                 column(detections, "score"))
+    crowd = column("iscrowd") > 0
+    return Scene(column("keypoints", num_joints, 3), column("bbox", 4), column("area"), crowd, crowd | (column("num_keypoints") == 0),
+                 found.keypoints[chosen, :, :2], found.areas[chosen], found.scores[chosen])
 
 
+def cut(
+    whole: Scene,        # all images in one
+    there: np.ndarray,   # (P,) the number of the image of each person, rising
+    seen: np.ndarray,    # (D,) the number of the image of each detection, rising
+    count: int,          # number of images
+    max_dets: int,       # so many detections of an image at most, the first
+) -> list[Scene]:        # of each image
+    "The scenes of single images."
+    p, d = (np.searchsorted(owner, np.arange(count + 1)).tolist() for owner in (there, seen))
+    return [Scene(*(column[p[n]:p[n + 1]] for column in whole[:5]), *(column[d[n]:min(d[n + 1], d[n] + max_dets)] for column in whole[5:]))
+            for n in range(count)]
+
+# %% ../../nbs/4_metric/39_trial.ipynb #3cd4481e
 def read_trial(
     ground_truth: dict | str | os.PathLike,     # COCO labels, or their file
     detections: list | str | os.PathLike,       # COCO results, or their file
@@ -245,12 +269,16 @@ def read_trial(
     "Labels and detections, checked and sorted by image. Raises ValueError where they do not fit together."
     truth = read_ground_truth(ground_truth, categories)
     found = read_detections(detections, truth)
-    there, seen = defaultdict(list), defaultdict(list)
-    for rows, table in ((truth["annotations"], there), (found, seen)):
-        for row in rows:
-            table[row["image_id"], row["category_id"]].append(row)
     images = sorted({image["id"] for image in truth["images"]})
-    scenes = [[gather(there[key], seen[key], len(truth["joints"]), max_dets)
-               for key in ((image, category["id"]) for image in images) if key in there or key in seen]
-              for category in truth["categories"]]
-    return Trial(truth, found, scenes, find_sigmas(truth["joints"], sigmas))
+    number = {image: n for n, image in enumerate(images)}
+    people = sorted((row for row in truth["annotations"] if row["image_id"] in number), key=lambda row: number[row["image_id"]])
+    seen, kinds = np.array([number[image] for image in found.images], dtype=int), np.array(found.categories)
+    order, trial = np.lexsort((-found.scores, seen)), Trial(truth, found, [], [], find_sigmas(truth["joints"], sigmas))
+    for category in truth["categories"]:
+        own, chosen = [row for row in people if row["category_id"] == category["id"]], order[kinds[order] == category["id"]]
+        there, whole = np.array([number[row["image_id"]] for row in own], dtype=int), columns(own, found, chosen, len(truth["joints"]))
+        scenes = {image: scene for image, scene in zip(images, cut(whole, there, seen[chosen], len(images), max_dets))
+                  if len(scene.joints) or len(scene.scores)}
+        trial.scenes.append(list(scenes.values()))
+        trial.images.append(list(scenes))
+    return trial

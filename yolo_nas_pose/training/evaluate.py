@@ -104,7 +104,7 @@ def crowd_scores(
     for level, (low, high) in CROWD_LEVELS.items():
         ids = {image for image, value in index.items() if low <= value < high}
         part = only_images(truth, ids), [row for row in results if row["image_id"] in ids]
-        scores[f"AP{level}"] = evaluate_coco(*part, sigmas=sigmas, max_dets=max_dets, pck=False)["AP"]
+        scores[f"AP{level}"] = evaluate_coco(*part, sigmas=sigmas, max_dets=max_dets, engine="ours", pck=False)["AP"]
     return scores
 
 # %% ../../nbs/5_training/52_evaluate.ipynb #0deb043e
@@ -148,7 +148,7 @@ def evaluate(
                                                              gather, rank, world, progress, max_broken)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*sigma.*")
-        metrics = evaluate_coco(truth, results, sigmas=dataset.skeleton.sigmas, max_dets=max_dets, per_joint=per_joint)
+        metrics = evaluate_coco(truth, results, sigmas=dataset.skeleton.sigmas, max_dets=max_dets, engine="ours", per_joint=per_joint)
         metrics |= crowd_scores(truth, results, dataset.skeleton.sigmas, max_dets)
     if rank == 0:
         keep_results(results_file, report, truth, results, dataset, metrics)

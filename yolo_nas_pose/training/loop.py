@@ -46,6 +46,7 @@ def train_step(
     run: Run,           # changed in place
     batch: PoseBatch,   # of this process
     update: bool,       # False while gradients are accumulated
+    mark: Callable[[str], None] = lambda part: None,  # told after each part, see [the profile](58_profile.ipynb)
 ) -> dict[str, float]:  # parts of the loss, of all batches of the update so far
     "Forward, loss, backward and, if asked, an update. Raises TrainingStopped for a loss that is not finite."
     accelerator, recipe, pending = run.accelerator, run.recipe, run.pending
@@ -54,16 +55,20 @@ def train_step(
         images = images.contiguous(memory_format=torch.channels_last)
     with contextlib.nullcontext() if update else accelerator.no_sync(run.model):
         raw = run.model(images)
+        mark("forward")
         parts = run.loss(raw, batch.targets.to(accelerator.device, non_blocking=True), pending.divisor)
         if run.extra_loss is not None:
             parts = parts._replace(total=parts.total + run.extra_loss(images, raw))
         check_loss(run, pending.add(parts))
+        mark("loss")
         accelerator.backward(parts.total)
+        mark("backward")
     values = pending.values()
     if update:
         pending.finish(run.model)
         update_weights(run)
         pending.clear()
+        mark("update")
     return values
 
 
