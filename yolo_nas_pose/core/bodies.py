@@ -10,8 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 # %% auto #0
-__all__ = ['GROUPS', 'PERSON_GROUPS', 'SKIN', 'ANIMAL_GROUPS', 'turn', 'Part', 'Body', 'limb', 'Wardrobe', 'dress',
-           'person_joints', 'make_person', 'make_animal']
+__all__ = ['FACE', 'GROUPS', 'PERSON_GROUPS', 'SKIN', 'FACE_NORMALS', 'ANIMAL_FACE', 'ANIMAL_GROUPS', 'turn', 'Part', 'Body',
+           'limb', 'pose_arm', 'pose_leg', 'person_joints', 'Wardrobe', 'dress', 'trunk_parts', 'head_parts',
+           'limb_parts', 'make_person', 'Breed', 'choose_breed', 'animal_legs', 'animal_joints', 'animal_trunk',
+           'animal_head', 'leg_parts', 'make_animal']
 
 # %% ../../nbs/0_core/05_bodies.ipynb #c7926c77
 def turn(
@@ -58,6 +60,53 @@ def limb(
     middle = start + lengths[0] * frame @ along
     return np.stack([middle, middle + lengths[1] * frame @ (np.cos(bend) * along + np.sin(bend) * across)])
 
+# %% ../../nbs/0_core/05_bodies.ipynb #203f3889
+FACE = np.array([(0, -.012, .075), (.025, .014, .064), (-.025, .014, .064), (.064, 0, -.005), (-.064, 0, -.005)])  # from the skull
+
+
+def pose_arm(
+    rng: np.random.Generator,  # chance
+    shoulder: np.ndarray,      # (3,) where it hangs
+    side: int,                 # 1 for left, -1 for right
+    torso: np.ndarray,         # (3, 3) frame
+) -> list[np.ndarray]:         # shoulder, elbow, wrist
+    "An arm, one time in five raised."
+    raised = rng.random() < .2
+    swing, spread = rng.normal(140 if raised else 8, 18), abs(rng.normal(16, 16))
+    bend = rng.uniform(0, 100) if rng.random() < .6 else 5
+    return [shoulder, *limb(shoulder, (.17, .15), side, swing, spread, bend, torso)]
+
+
+def pose_leg(
+    rng: np.random.Generator,  # chance
+    hip: np.ndarray,           # (3,) where it hangs
+    side: int,                 # 1 for left, -1 for right
+    sit: bool,                 # or stand, or walk
+) -> list[np.ndarray]:         # hip, knee, ankle
+    "A leg."
+    swing = rng.normal(80, 8) if sit else rng.normal(5, 18)
+    bend = -rng.normal(80, 12) if sit else -abs(rng.normal(0, 22))
+    spread = abs(rng.normal(5, 9))
+    return [hip, *limb(hip, (.25, .25), side, swing, spread, min(bend, 0), np.eye(3))]
+
+# %% ../../nbs/0_core/05_bodies.ipynb #1780e0c3
+def person_joints(
+    rng: np.random.Generator,  # chance
+) -> tuple[np.ndarray, np.ndarray]:  # (17, 3) joints in the order of COCO, (3, 3) frame of the head
+    "A pose that a body can take."
+    sit = rng.random() < .15
+    torso = turn(0, rng.normal(12 if sit else 4, 8)) @ turn(2, rng.normal(0, 6))
+    head = torso @ turn(1, rng.normal(0, 18)) @ turn(0, rng.normal(5, 8))
+    pelvis = np.array([0, .53, 0])
+    neck = pelvis + torso @ (0, .32, 0)
+    skull = neck + torso @ (0, .03, 0) + head @ (0, .08, .01)
+    arms, legs = [], []
+    for side in (1, -1):
+        arms.append(pose_arm(rng, pelvis + torso @ (.115 * side, .29, 0), side, torso))
+        legs.append(pose_leg(rng, pelvis + (.07 * side, -.01, 0), side, sit))
+    face = [skull + head @ place for place in FACE]
+    return np.concatenate([face, *np.stack(arms, 1), *np.stack(legs, 1)]), head
+
 # %% ../../nbs/0_core/05_bodies.ipynb #d1679911
 GROUPS = {"torso": 1, "head": 2, "left_arm": 3, "right_arm": 4, "left_leg": 5, "right_leg": 6}
 PERSON_GROUPS = np.array([[2, 2]] * 5 + [[1, 3], [1, 4], [3, 3], [4, 4], [3, 3], [4, 4], [1, 5], [1, 6], [5, 5], [6, 6],
@@ -84,57 +133,151 @@ def dress(
     sleeves = shirt if rng.random() < .5 else skin
     return Wardrobe(skin, hair * .6, shirt, sleeves, trousers, trousers if rng.random() < .7 else skin, shoes)
 
-# %% ../../nbs/0_core/05_bodies.ipynb #203f3889
-def person_joints(
-    rng: np.random.Generator,  # chance
-) -> tuple[np.ndarray, np.ndarray]:  # (17, 3) joints in the order of COCO, (3, 3) frame of the head
-    "A pose that a body can take."
-    sit = rng.random() < .15
-    torso = turn(0, rng.normal(12 if sit else 4, 8)) @ turn(2, rng.normal(0, 6))
-    head = torso @ turn(1, rng.normal(0, 18)) @ turn(0, rng.normal(5, 8))
-    hip = np.array([0, .53, 0])
-    neck = hip + torso @ (0, .32, 0)
-    skull = neck + torso @ (0, .03, 0) + head @ (0, .08, .01)
-    face = np.array([(0, -.012, .075), (.025, .014, .064), (-.025, .014, .064), (.064, 0, -.005), (-.064, 0, -.005)])
-    joints, arms, legs = [skull + head @ place for place in face], [], []
-    for side in (1, -1):
-        shoulder = hip + torso @ (.115 * side, .29, 0)
-        raised = rng.random() < .2
-        arm = limb(shoulder, (.17, .15), side, rng.normal(140 if raised else 8, 18), abs(rng.normal(16, 16)),
-                   rng.uniform(0, 100) if rng.random() < .6 else 5, torso)
-        socket = hip + np.array([.07 * side, -.01, 0])
-        swing = rng.normal(80, 8) if sit else rng.normal(5, 18)
-        bend = -rng.normal(80, 12) if sit else -abs(rng.normal(0, 22))
-        arms.append([shoulder, *arm])
-        legs.append([socket, *limb(socket, (.25, .25), side, swing, abs(rng.normal(5, 9)), min(bend, 0), np.eye(3))])
-    return np.array(joints + [p for pair in zip(*arms) for p in pair] + [p for pair in zip(*legs) for p in pair]), head
+# %% ../../nbs/0_core/05_bodies.ipynb #b206df6e
+def trunk_parts(
+    joints: np.ndarray,  # (17, 3) in the order of COCO
+    wear: Wardrobe,      # colours
+) -> list[Part]:
+    "Chest, neck and hips."
+    shoulders, hips, skull = joints[5:7], joints[11:13], (joints[3] + joints[4]) / 2
+    return [Part(joints[[5, 6, 12, 11]], .045, wear.shirt, GROUPS["torso"]),
+            Part(np.stack([shoulders.mean(0), skull]), .032, wear.skin, GROUPS["torso"]),
+            Part(hips, .06, wear.trousers, GROUPS["torso"])]
+
+
+def head_parts(
+    joints: np.ndarray,  # (17, 3) in the order of COCO
+    head: np.ndarray,    # (3, 3) frame
+    wear: Wardrobe,      # colours
+) -> list[Part]:
+    "Skull and hair; before them nose, eyes and ears, a little larger than life."
+    skull, forward = (joints[3] + joints[4]) / 2, head @ (0, 0, .012)
+    hair = np.stack([skull + head @ (0, .02, -.03), skull + head @ (0, .045, 0)])
+    nose, eye, ear = (.014, wear.skin * .75), (.014, np.full(3, 25.)), (.018, wear.skin * .8)
+    features = [Part(joint[None] + forward, radius, colour, GROUPS["head"])
+                for joint, (radius, colour) in zip(joints, (nose, eye, eye, ear, ear))]
+    return [Part(skull[None], .068, wear.skin, GROUPS["head"]), Part(hair, .058, wear.hair, GROUPS["head"]), *features]
+
+
+def limb_parts(
+    joints: np.ndarray,  # (17, 3) in the order of COCO
+    side: str,           # "left" or "right"
+    wear: Wardrobe,      # colours
+) -> list[Part]:
+    "An arm with its hand, and a leg with its shoe."
+    first = 5 if side == "left" else 6
+    arm, leg = joints[first:11:2], joints[first + 6::2]  # shoulder, elbow, wrist; hip, knee, ankle
+    hand, toe = arm[2] + .25 * (arm[2] - arm[1]), leg[2] + (0, -.02, .06)
+    of_arm, of_leg = GROUPS[f"{side}_arm"], GROUPS[f"{side}_leg"]
+    return [Part(arm[:2], .034, wear.shirt, of_arm), Part(arm[1:], .026, wear.sleeves, of_arm),
+            Part(hand[None], .028, wear.skin, of_arm), Part(leg[:2], .05, wear.trousers, of_leg),
+            Part(leg[1:], .036, wear.legs, of_leg), Part(np.stack([leg[2], toe]), .032, wear.shoes, of_leg)]
 
 # %% ../../nbs/0_core/05_bodies.ipynb #4032b0ea
+FACE_NORMALS = np.array([(0, 0, 1), (.35, 0, .94), (-.35, 0, .94), (.9, 0, .45), (-.9, 0, .45)])  # nose, eyes, ears
+
+
 def make_person(
     rng: np.random.Generator,  # chance
 ) -> Body:                     # 17 joints in the order of COCO
     "A person in a random pose and random clothes."
     joints, head = person_joints(rng)
     wear, girth = dress(rng), rng.uniform(.85, 1.25)
-    part = lambda points, radius, colour, group: Part(np.atleast_2d(points), radius * girth, colour, GROUPS[group])
-    skull = (joints[3] + joints[4]) / 2
-    chest, neck = joints[[5, 6, 12, 11]], joints[[5, 6]].mean(0)
-    parts = [part(chest, .045, wear.shirt, "torso"), part([neck, skull], .032, wear.skin, "torso"),
-             part(joints[[11, 12]], .06, wear.trousers, "torso"), part(skull, .068, wear.skin, "head"),
-             part([skull + head @ (0, .02, -.03), skull + head @ (0, .045, .0)], .058, wear.hair, "head")]
-    for k, colour in ((0, wear.skin * .75), (1, np.full(3, 25.)), (2, np.full(3, 25.)), (3, wear.skin * .8), (4, wear.skin * .8)):
-        parts.append(part(joints[k] + head @ (0, 0, .012), .014 if k < 3 else .018, colour, "head"))
-    for k, side in enumerate(("left", "right")):
-        shoulder, elbow, wrist, hip, knee, ankle = joints[5 + k::2]
-        arm, leg, toe = f"{side}_arm", f"{side}_leg", ankle + (0, -.02, .06)
-        parts += [part([shoulder, elbow], .034, wear.shirt, arm), part([elbow, wrist], .026, wear.sleeves, arm),
-                  part(wrist + .25 * (wrist - elbow), .028, wear.skin, arm), part([hip, knee], .05, wear.trousers, leg),
-                  part([knee, ankle], .036, wear.legs, leg), part([ankle, toe], .032, wear.shoes, leg)]
+    parts = trunk_parts(joints, wear) + head_parts(joints, head, wear) + limb_parts(joints, "left", wear) + limb_parts(joints, "right", wear)
     normals = np.zeros((17, 3))
-    normals[:5] = (head @ np.array([(0, 0, 1), (.35, 0, .94), (-.35, 0, .94), (.9, 0, .45), (-.9, 0, .45)]).T).T
-    return Body(joints, normals, PERSON_GROUPS, parts)
+    normals[:5] = (head @ FACE_NORMALS.T).T
+    return Body(joints, normals, PERSON_GROUPS, [Part(points, radius * girth, colour, group) for points, radius, colour, group in parts])
 
 # %% ../../nbs/0_core/05_bodies.ipynb #62db555f
+class Breed(NamedTuple):
+    "Sizes and colour of one animal."
+    leg: float       # length of half a leg, body heights
+    half: float      # length of half a back
+    neck: float      # its length
+    fur: np.ndarray  # (3,) BGR
+    girth: float     # 1 for neither thin nor fat
+
+    def shade(self, factor: float) -> np.ndarray:
+        "Fur that is darker or lighter."
+        return np.clip(self.fur * factor, 10, 250)
+
+
+def choose_breed(
+    rng: np.random.Generator,  # chance
+) -> Breed:
+    "Random sizes and a random colour."
+    leg, half, neck = rng.uniform(.2, .34), rng.uniform(.34, .46), rng.uniform(.2, .36)
+    return Breed(leg, half, neck, rng.uniform(25, 235, 3), rng.uniform(.85, 1.15))
+
+# %% ../../nbs/0_core/05_bodies.ipynb #f6e43fa2
+ANIMAL_FACE = np.array([(.05, .045, .06), (-.05, .045, .06), (0, -.02, .19), (.06, .075, -.03), (-.06, .075, -.03), (0, -.07, -.02)])
+
+
+def animal_legs(
+    rng: np.random.Generator,  # chance
+    breed: Breed,              # sizes
+) -> np.ndarray:               # (12, 3) four elbows, four knees, four paws
+    "Four legs, somewhere in a step."
+    legs = []
+    for x, z in ((.1, breed.half * .7), (-.1, breed.half * .7), (.1, -breed.half * .9), (-.1, -breed.half * .9)):
+        elbow, swing, bend = np.array([x, 2 * breed.leg, z]), rng.normal(0, 18), -abs(rng.normal(8, 14))
+        legs.append([elbow, *limb(elbow, (breed.leg, breed.leg), 1, swing, 0, bend, np.eye(3))])
+    return np.stack(legs, 1).reshape(12, 3)
+
+
+def animal_joints(
+    rng: np.random.Generator,  # chance
+    breed: Breed,              # sizes
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (20, 3) joints in the order of AnimalPose, (3, 3) frame of the head, (3,) skull
+    "A pose of an animal that stands or walks."
+    back = 2 * breed.leg + .17
+    withers, tail = np.array([0, back, breed.half * .8]), np.array([0, back - .02, -breed.half])
+    head = turn(1, rng.normal(0, 25)) @ turn(0, rng.normal(15, 15))
+    rise = np.radians(rng.uniform(5, 75))
+    skull = withers + breed.neck * np.array([0, np.sin(rise), np.cos(rise)])
+    *face, throat = skull + ANIMAL_FACE @ head.T
+    return np.concatenate([face, animal_legs(rng, breed), [throat, withers, tail]]), head, skull
+
+# %% ../../nbs/0_core/05_bodies.ipynb #4956ab39
+def animal_trunk(
+    rng: np.random.Generator,  # chance
+    joints: np.ndarray,        # (20, 3) in the order of AnimalPose
+    breed: Breed,              # colour and girth
+) -> list[Part]:
+    "The barrel, and a tail that hangs a little to one side."
+    withers, tail = joints[18:]
+    barrel = np.stack([withers - (0, .1, 0), tail - (0, .09, -.05)])
+    tip = tail + (rng.normal(0, .05), -.16, -.08)
+    return [Part(barrel, .13 * breed.girth, breed.fur, 1), Part(np.stack([tail, tip]), .02, breed.shade(.7), 1)]
+
+
+def animal_head(
+    joints: np.ndarray,  # (20, 3) in the order of AnimalPose
+    head: np.ndarray,    # (3, 3) frame
+    skull: np.ndarray,   # (3,) its middle
+    breed: Breed,        # colour and girth
+) -> list[Part]:
+    "Neck, skull, muzzle, nose, eyes, ears."
+    neck, (nose, *ears) = np.stack([joints[18] - (0, .06, 0), skull]), joints[2:5]
+    forward, up = head @ (0, 0, .012), head @ (0, .07, 0)
+    return [Part(neck, .075 * breed.girth, breed.fur, 2), Part(skull[None], .085, breed.fur, 2),
+            Part(np.stack([skull, nose]), .045, breed.shade(1.1), 2), Part(nose[None], .03, breed.shade(.4), 2),
+            *(Part(eye[None] + forward, .016, np.full(3, 20.), 2) for eye in joints[:2]),
+            *(Part(np.stack([ear, ear + up]), .022, breed.shade(.75), 2) for ear in ears)]
+
+
+def leg_parts(
+    joints: np.ndarray,  # (20, 3) in the order of AnimalPose
+    breed: Breed,        # colour and girth
+) -> list[Part]:
+    "Two halves of four legs."
+    parts = []
+    for n in range(4):
+        leg = joints[5 + n:17:4]  # elbow, knee, paw
+        parts += [Part(leg[:2], .046 * breed.girth, breed.shade(.95), 3 + n), Part(leg[1:], .033 * breed.girth, breed.shade(.85), 3 + n)]
+    return parts
+
+# %% ../../nbs/0_core/05_bodies.ipynb #4062318a
 ANIMAL_GROUPS = np.array([[2, 2]] * 5 + [[3, 1], [4, 1], [5, 1], [6, 1], [3, 3], [4, 4], [5, 5], [6, 6], [3, 3], [4, 4],
                                         [5, 5], [6, 6], [2, 1], [1, 1], [1, 1]])
 
@@ -143,28 +286,9 @@ def make_animal(
     rng: np.random.Generator,  # chance
 ) -> Body:                     # 20 joints in the order of AnimalPose
     "A four-legged animal that stands or walks."
-    leg, half, neck = rng.uniform(.2, .34), rng.uniform(.34, .46), rng.uniform(.2, .36)
-    back, fur, girth = 2 * leg + .17, rng.uniform(25, 235, 3), rng.uniform(.85, 1.15)
-    head = turn(1, rng.normal(0, 25)) @ turn(0, rng.normal(15, 15))
-    withers, tail = np.array([0, back, half * .8]), np.array([0, back - .02, -half])
-    rise = np.radians(rng.uniform(5, 75))
-    skull = withers + neck * np.array([0, np.sin(rise), np.cos(rise)])
-    face = np.array([(.05, .045, .06), (-.05, .045, .06), (0, -.02, .19), (.06, .075, -.03), (-.06, .075, -.03), (0, -.07, -.02)])
-    *joints, throat = skull + face @ head.T
-    legs = {}
-    for n, (x, z) in enumerate(((.1, half * .7), (-.1, half * .7), (.1, -half * .9), (-.1, -half * .9))):
-        elbow = np.array([x, 2 * leg, z])
-        legs[n] = [elbow, *limb(elbow, (leg, leg), 1, rng.normal(0, 18), 0, -abs(rng.normal(8, 14)), np.eye(3))]
-    joints = np.array([*joints, *(legs[n][k] for k in range(3) for n in range(4)), throat, withers, tail])
-    shade = lambda factor: np.clip(fur * factor, 10, 250)
-    parts = [Part(np.stack([withers - (0, .1, 0), tail - (0, .09, -.05)]), .13 * girth, fur, 1),
-             Part(np.stack([tail, tail + (rng.normal(0, .05), -.16, -.08)]), .02, shade(.7), 1),
-             Part(np.stack([withers - (0, .06, 0), skull]), .075 * girth, fur, 2), Part(skull[None], .085, fur, 2),
-             Part(np.stack([skull, joints[2]]), .045, shade(1.1), 2), Part(joints[2][None], .03, shade(.4), 2)]
-    parts += [Part(joints[k][None] + head @ (0, 0, .012), .016, np.full(3, 20.), 2) for k in (0, 1)]
-    parts += [Part(np.stack([joints[k], joints[k] + head @ (0, .07, 0)]), .022, shade(.75), 2) for k in (3, 4)]
-    for n in range(4):
-        parts += [Part(np.stack(legs[n][:2]), .046 * girth, shade(.95), 3 + n), Part(np.stack(legs[n][1:]), .033 * girth, shade(.85), 3 + n)]
+    breed = choose_breed(rng)
+    joints, head, skull = animal_joints(rng, breed)
+    parts = animal_trunk(rng, joints, breed) + animal_head(joints, head, skull, breed) + leg_parts(joints, breed)
     normals = np.zeros((20, 3))
-    normals[:2] = [head @ (.8, .2, .5), head @ (-.8, .2, .5)]
+    normals[:2] = [head @ (.8, .2, .5), head @ (-.8, .2, .5)]  # eyes
     return Body(joints, normals, ANIMAL_GROUPS, parts)

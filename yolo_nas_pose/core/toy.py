@@ -19,41 +19,10 @@ from .skeleton import ANIMALPOSE20, COCO17, Skeleton
 from .structures import PoseSample
 
 # %% auto #0
-__all__ = ['MOST_FIGURES', 'TOY_SKELETONS', 'Placed', 'place', 'eighths', 'paint', 'paint_figure', 'count_pixels', 'visibility',
-           'background', 'paint_obstacle', 'camera', 'arrange', 'paint_crowd', 'toy_scene', 'finish', 'ToyScenes',
-           'coco_labels', 'write_toy']
-
-# %% ../../nbs/0_core/06_toy.ipynb #7bcb7911
-class Placed(NamedTuple):
-    "A figure in the scene."
-    joints: np.ndarray   # (K, 2) px
-    looks: np.ndarray    # (K,) bool, False for joints of the face that look away
-    groups: np.ndarray   # (K, 2) limbs that do not hide the joint
-    limbs: np.ndarray    # (8,) px^2, size of each limb if nothing were in front of it
-    pieces: list[tuple]  # (corners (M, 2) 1/8 px, radius px, colour, rim, group), from far to near
-
-
-def place(
-    body: Body,             # in its own frame
-    matrix: np.ndarray,     # (3, 3) rotation to the camera
-    height: float,          # px
-    center: tuple[float, float],  # of its trunk, px
-) -> Placed:
-    "The figure turned, scaled and moved into the picture."
-    pivot = body.joints.mean(0)
-    project = lambda points: (points - pivot) @ matrix.T * (height, -height, height) + (*center, 0)
-    points, joints = project(np.concatenate([part.points for part in body.parts])), project(body.joints)
-    sizes, groups = np.array([(len(part.points), part.group) for part in body.parts]).T
-    ends, radii = sizes.cumsum(), np.array([part.radius for part in body.parts]) * height
-    starts, steps = ends - sizes, np.linalg.norm(np.diff(points[:, :2], axis=0, append=0), axis=1)
-    steps[ends - 1] = 0
-    limbs = np.bincount(groups, np.pi * radii**2 + 2 * radii * np.add.reduceat(steps, starts), 8)
-    colours, corners = np.array([part.colour for part in body.parts]), eighths(points[:, :2])
-    pieces = list(zip(np.split(corners, ends[:-1]), radii.tolist(), colours.tolist(), (colours * .55).tolist(), groups.tolist()))
-    order = (np.add.reduceat(points[:, 2], starts) / sizes).argsort(kind="stable")
-    looks = (body.normals @ matrix[2] > .05) | ~body.normals.any(1)
-    return Placed(joints[:, :2], looks, body.groups, limbs, [pieces[n] for n in order])
-
+__all__ = ['MOST_FIGURES', 'TOY_BODIES', 'LEAST_AREA', 'TOY_SKELETONS', 'eighths', 'paint', 'Strokes', 'limb_areas',
+           'far_to_near', 'Placed', 'place', 'paint_figure', 'count_pixels', 'visibility', 'background',
+           'paint_obstacle', 'camera', 'arrange', 'paint_crowd', 'paint_figures', 'label_figures', 'toy_scene',
+           'finish', 'ToyScenes', 'coco_labels', 'write_toy']
 
 # %% ../../nbs/0_core/06_toy.ipynb #18838c1f
 def eighths(
@@ -77,6 +46,63 @@ def paint(
         cv2.fillConvexPoly(canvas, corners, colour, cv2.LINE_8, 3)
     cv2.polylines(canvas, [corners], len(corners) > 2, colour, max(1, round(2 * radius)), cv2.LINE_8, 3)
 
+
+# %% ../../nbs/0_core/06_toy.ipynb #7bcb7911
+class Strokes(NamedTuple):
+    "The M parts of a figure, moved into the picture: N points in a row."
+    points: np.ndarray   # (N, 3) x, y in px, and nearness
+    sizes: np.ndarray    # (M,) number of points
+    radii: np.ndarray    # (M,) px
+    colours: np.ndarray  # (M, 3) BGR
+    groups: np.ndarray   # (M,) number of the limb
+
+
+def limb_areas(
+    strokes: Strokes,  # parts of a figure
+) -> np.ndarray:       # (8,) px^2, by number of the limb
+    "How much of each limb would show if nothing were in front of it: a disc for each part, and its way times its width."
+    ends = strokes.sizes.cumsum()
+    steps = np.linalg.norm(np.diff(strokes.points[:, :2], axis=0, append=0), axis=1)
+    steps[ends - 1] = 0  # from one part to the next
+    ways = np.add.reduceat(steps, ends - strokes.sizes)
+    return np.bincount(strokes.groups, np.pi * strokes.radii**2 + 2 * strokes.radii * ways, 8)
+
+
+def far_to_near(
+    strokes: Strokes,  # parts of a figure
+) -> list[tuple]:      # (corners (M, 2) 1/8 px, radius px, colour, rim, group)
+    "The parts as `paint` takes them, those behind first."
+    ends = strokes.sizes.cumsum()
+    corners = np.split(eighths(strokes.points[:, :2]), ends[:-1])
+    columns = (strokes.radii, strokes.colours, strokes.colours * .55, strokes.groups)
+    pieces = list(zip(corners, *(column.tolist() for column in columns)))
+    nearness = np.add.reduceat(strokes.points[:, 2], ends - strokes.sizes) / strokes.sizes
+    return [pieces[n] for n in nearness.argsort(kind="stable")]
+
+# %% ../../nbs/0_core/06_toy.ipynb #65ad2957
+class Placed(NamedTuple):
+    "A figure in the scene."
+    joints: np.ndarray   # (K, 2) px
+    looks: np.ndarray    # (K,) bool, False for joints of the face that look away
+    groups: np.ndarray   # (K, 2) limbs that do not hide the joint
+    limbs: np.ndarray    # (8,) px^2, size of each limb if nothing were in front of it
+    pieces: list[tuple]  # (corners (M, 2) 1/8 px, radius px, colour, rim, group), from far to near
+
+
+def place(
+    body: Body,             # in its own frame
+    matrix: np.ndarray,     # (3, 3) rotation to the camera
+    height: float,          # px
+    center: tuple[float, float],  # of its trunk, px
+) -> Placed:
+    "The figure turned, scaled and moved into the picture."
+    pivot = body.joints.mean(0)
+    def project(points): return (points - pivot) @ matrix.T * (height, -height, height) + (*center, 0)
+    points, radii, colours, groups = zip(*body.parts)
+    strokes = Strokes(project(np.concatenate(points)), np.array([len(one) for one in points]), np.array(radii) * height,
+                      np.array(colours), np.array(groups))
+    looks = (body.normals @ matrix[2] > .05) | ~body.normals.any(1)
+    return Placed(project(body.joints)[:, :2], looks, body.groups, limb_areas(strokes), far_to_near(strokes))
 
 # %% ../../nbs/0_core/06_toy.ipynb #b21e2d6d
 def paint_figure(
@@ -204,6 +230,43 @@ def paint_crowd(
     return np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])
 
 
+TOY_BODIES = {"people": make_person, "animals": make_animal}
+
+
+def paint_figures(
+    image: np.ndarray,         # (H, W, 3) uint8, BGR; painted in place
+    owner: np.ndarray,         # (H, W) uint8, who is on top; painted in place
+    kind: str,                 # "people" or "animals"
+    count: int,                # how many
+    rng: np.random.Generator,  # chance
+) -> list[tuple[Placed, np.ndarray, int]]:  # each figure, its box (4,) xyxy px, and its area px^2
+    "A figure in each place that `arrange` gives."
+    painted = []
+    for n, (height, center) in enumerate(arrange(count, owner.shape, rng)):
+        figure = place(TOY_BODIES[kind](rng), camera(rng, kind == "animals"), height, center)
+        painted.append((figure, *paint_figure(image, owner, figure, 8 * n)))
+        if rng.random() < .05:
+            paint_obstacle(image, owner, rng)
+    return painted
+
+# %% ../../nbs/0_core/06_toy.ipynb #3bf765a5
+LEAST_AREA = 40  # px^2
+
+
+def label_figures(
+    painted: list[tuple[Placed, np.ndarray, int]],  # see `paint_figures`
+    owner: np.ndarray,  # (H, W) uint8, who is on top
+) -> tuple[list, list, list]:  # boxes (4,), joints (K, 3), areas px^2
+    "The labels of all figures that are large enough."
+    shown, boxes, joints, areas = count_pixels(owner), [], [], []
+    for n, (figure, box, area) in enumerate(painted):
+        if area >= LEAST_AREA:
+            boxes.append(box)
+            joints.append(visibility(figure, owner, shown, 8 * n, area))
+            areas.append(area)
+    return boxes, joints, areas
+
+
 def toy_scene(
     seed: int | tuple[int, ...],            # the same seed gives the same scene
     size: int | tuple[int, int] = 320,      # side, or (height, width), px
@@ -213,24 +276,14 @@ def toy_scene(
     "A scene with its labels. Raises ValueError for an unknown kind or too many figures."
     if kind not in TOY_SKELETONS or (figures or 0) > MOST_FIGURES:
         raise ValueError(f"kind {kind!r} with {figures} figures: expected one of {[*TOY_SKELETONS]}, at most {MOST_FIGURES}")
-    rng = np.random.default_rng(seed)
-    make, size = (make_person if kind == "people" else make_animal), ((size, size) if np.ndim(size) == 0 else tuple(size))
-    image, owner = background(size, rng), np.zeros(size, np.uint8)
-    boxes, joints, areas, crowd, placed = [], [], [], [], []
-    if figures is None and rng.random() < .1:
-        boxes, crowd, areas = [paint_crowd(image, make, rng)], [True], [0]
-    count = figures if figures is not None else int(rng.choice(7, p=[.03, .34, .28, .17, .1, .05, .03]))
-    for n, (height, center) in enumerate(arrange(count, size, rng)):
-        figure = place(make(rng), camera(rng, kind == "animals"), height, center)
-        placed.append((figure, *paint_figure(image, owner, figure, 8 * n)))
-        if rng.random() < .05:
-            paint_obstacle(image, owner, rng)
-    shown = count_pixels(owner)
-    for n, (figure, box, area) in enumerate(placed):
-        if area >= 40:
-            boxes, areas, crowd = [*boxes, box], [*areas, area], [*crowd, False]
-            joints.append(visibility(figure, owner, shown, 8 * n, area))
-    return finish(image, boxes, joints, areas, crowd, TOY_SKELETONS[kind].num_joints, rng)
+    rng, size = np.random.default_rng(seed), (size, size) if np.ndim(size) == 0 else tuple(size)
+    image, owner, crowds = background(size, rng), np.zeros(size, np.uint8), []
+    if figures is None:
+        crowds = [paint_crowd(image, TOY_BODIES[kind], rng)] if rng.random() < .1 else []
+        figures = int(rng.choice(7, p=[.03, .34, .28, .17, .1, .05, .03]))
+    boxes, joints, areas = label_figures(paint_figures(image, owner, kind, figures, rng), owner)
+    crowd = [True] * len(crowds) + [False] * len(boxes)
+    return finish(image, crowds + boxes, joints, [0] * len(crowds) + areas, crowd, TOY_SKELETONS[kind].num_joints, rng)
 
 
 TOY_SKELETONS = {"people": COCO17, "animals": ANIMALPOSE20}
