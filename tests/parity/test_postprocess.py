@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from yolo_nas_pose.core.affine import letterbox_map
 from yolo_nas_pose.core.geometry import box_iou
 from yolo_nas_pose.core.structures import DecodedPoses, Poses
-from yolo_nas_pose.model.postprocess import nms, postprocess, to_source, unbeaten
+from yolo_nas_pose.model.postprocess import best_likely, nms, postprocess, to_source, unbeaten
 
 settings.register_profile("quick", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("quick")
@@ -63,6 +63,13 @@ def test_nms_is_the_walk_ties_included(seed, count, iou):
     boxes = torch.cat((corner, corner + torch.randint(1, 12, (count, 2), generator=generator)), 1)
     scores = torch.randint(0, 10, (count,), generator=generator) / 10
     assert nms(boxes, scores, iou).tolist() == walk(boxes, scores.tolist(), iou)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.integers(1, 70), st.sampled_from([0, .3, 1]))
+def test_best_likely_is_the_whole_order_ties_included(seed, anchors, count, conf):
+    scores = torch.randint(0, 8, (anchors,), generator=torch.Generator().manual_seed(seed)) / 7
+    order = sorted((i for i in range(anchors) if scores[i] >= conf), key=lambda i: -scores[i].item())
+    assert best_likely(scores, conf, count).tolist() == order[:count]
 
 
 def test_longest_chain_settles():
@@ -136,6 +143,21 @@ def test_candidates_that_are_no_numbers():
     for part in ("boxes", "joints"):
         with pytest.raises(ValueError, match="not finite"):
             postprocess(good._replace(**{part: getattr(good, part) * torch.inf}))
+        for strange in (torch.nan, torch.inf, -torch.inf):
+            one = getattr(good, part).clone()
+            one.view(-1)[3] = strange
+            with pytest.raises(ValueError, match="not finite"):
+                postprocess(good._replace(**{part: one}))
+    opposite = good.joints.clone()
+    opposite[0, 0, 0] = torch.tensor([torch.inf, -torch.inf])
+    with pytest.raises(ValueError, match="not finite"):
+        postprocess(good._replace(joints=opposite))
+
+
+def test_huge_coordinates_are_numbers_though_their_sum_is_none():
+    decoded = made([.5, .6])
+    poses, = postprocess(decoded._replace(joints=torch.full_like(decoded.joints, 3e38)))
+    assert len(poses.scores) == 2
 
 
 def test_half_precision_is_made_float32():

@@ -91,6 +91,7 @@ def box_iou(
     eps: float = 1e-9,  # keeps 0 / 0 away; this value is the reference's
 ) -> Tensor:            # (..., N, M) 0..1
     "IoU of every box of `a` with every box of `b`."
+    a, b = (boxes.mT.contiguous().mT for boxes in (a, b))
     intersection, union = overlap(a[..., :, None, :], b[..., None, :, :])
     return intersection / (union + eps)
 

@@ -14,7 +14,7 @@ from ..core.geometry import box_iou
 from ..core.structures import DecodedPoses, Poses
 
 # %% auto #0
-__all__ = ['unbeaten', 'nms', 'check_settings', 'check_candidates', 'postprocess', 'to_source']
+__all__ = ['unbeaten', 'nms', 'check_settings', 'check_candidates', 'best_likely', 'postprocess', 'to_source']
 
 # %% ../../nbs/2_model/27_postprocess.ipynb #acd3d00f
 def unbeaten(
@@ -61,7 +61,11 @@ def check_candidates(
 ) -> None:
     "Raises ValueError for scores that are no probabilities and for coordinates that are no numbers."
     scores = decoded.scores
-    if not ((scores >= 0) & (scores <= 1)).all():
+    good = ((scores >= 0) & (scores <= 1)).all()
+    total = decoded.boxes.sum(dtype=torch.float32) + decoded.joints.sum(dtype=torch.float32)
+    if good & total.isfinite():
+        return
+    if not good:
         images = scores.isnan().any(1).nonzero().flatten().tolist()
         if images:
             raise ValueError(f"scores of images {images} in the batch are NaN: check weights and input for infinity")
@@ -70,6 +74,17 @@ def check_candidates(
         raise ValueError("boxes or joints are not finite: check weights and input for NaN and infinity")
 
 # %% ../../nbs/2_model/27_postprocess.ipynb #f5c3eff7
+def best_likely(
+    scores: Tensor,  # (A,) 0..1
+    conf: float,     # lowest score that counts
+    count: int,      # most that are wanted
+) -> Tensor:         # (N,) int64, indices, best first; of equal scores the first
+    "The best candidates among the likely ones."
+    last = scores.topk(min(count, len(scores))).values[-1:]
+    likely = ((scores >= conf) & (scores >= last)).nonzero().flatten()
+    return likely[scores[likely].argsort(descending=True, stable=True)[:count]]
+
+
 def postprocess(
     decoded: DecodedPoses,  # all candidates of a batch
     conf: float = 0.01,     # lowest score that counts; 0 keeps every candidate
@@ -82,8 +97,7 @@ def postprocess(
     check_candidates(decoded)
     found = []
     for boxes, scores, joints, joint_scores in zip(*decoded):
-        likely = (scores >= conf).nonzero().flatten()
-        best = likely[scores[likely].argsort(descending=True, stable=True)[:pre_nms]]
+        best = best_likely(scores, conf, pre_nms)
         kept = best[nms(boxes[best], scores[best], iou)[:post_nms]]
         poses = torch.cat((joints[kept], joint_scores[kept, :, None]), -1)
         found.append(Poses(boxes[kept].float(), poses.float(), scores[kept].float()))
