@@ -283,7 +283,7 @@ def toy_scene(
         figures = int(rng.choice(7, p=[.03, .34, .28, .17, .1, .05, .03]))
     boxes, joints, areas = label_figures(paint_figures(image, owner, kind, figures, rng), owner)
     crowd = [True] * len(crowds) + [False] * len(boxes)
-    return finish(image, crowds + boxes, joints, [0] * len(crowds) + areas, crowd, TOY_SKELETONS[kind].num_joints, rng)
+    return finish(image, crowds + boxes, joints, [0] * len(crowds) + areas, crowd, TOY_SKELETONS[kind].num_joints, kind == "animals", rng)
 
 
 TOY_SKELETONS = {"people": COCO17, "animals": ANIMALPOSE20}
@@ -296,6 +296,7 @@ def finish(
     areas: list[float],        # P, px^2; 0 for a crowd
     crowd: list[bool],         # P
     num_joints: int,           # K
+    boxed: bool,               # areas are those of the boxes, as AnimalPose has them; else those of the figures, as in COCO
     rng: np.random.Generator,  # chance
 ) -> PoseSample:
     "The picture through a cheap lens, and its labels as arrays."
@@ -305,7 +306,7 @@ def finish(
     image = cv2.subtract(cv2.add(image, noise), (float(noise.mean()),) * 3)
     boxes, crowd = np.array(boxes, np.float32).reshape(-1, 4), np.array(crowd, bool)
     joints = np.array([np.zeros((num_joints, 3))] * int(crowd.sum()) + joints, np.float32).reshape(-1, num_joints, 3)
-    areas = np.where(crowd, (boxes[:, 2:] - boxes[:, :2]).prod(-1), np.array(areas, np.float32))
+    areas = np.where(crowd | boxed, (boxes[:, 2:] - boxes[:, :2]).prod(-1), np.array(areas, np.float32))
     return PoseSample(image, boxes, joints, areas.astype(np.float32), crowd)
 
 # %% ../../nbs/0_core/06_toy.ipynb #ec664525
