@@ -41,10 +41,10 @@ def make_ours(name: str, folder: Path, size: int) -> None:
     "One of our networks with its decoder, fused."
     import torch
 
-    from yolo_nas_pose.deploy.runners import write_plain
+    from yolo_nas_pose.deploy.export import export_onnx
     from yolo_nas_pose.model.network import YoloNASPose
     torch.manual_seed(0)
-    write_plain(warm(YoloNASPose(name)), folder / f"{name}.onnx", (size, size))
+    export_onnx(warm(YoloNASPose(name)), folder / f"{name}.onnx", "decoded", size, input_type="float32")
 
 
 def make_peer(name: str, folder: Path, size: int) -> None:
