@@ -47,8 +47,9 @@ def make_ours(name: str, folder: Path, size: int) -> None:
     from yolo_nas_pose.model.network import YoloNASPose
     torch.manual_seed(0)
     model = warm(YoloNASPose(name))
-    export_onnx(model, folder / f"{name}.onnx", "decoded", size, check=False)  # random weights: nothing to compare
-    export_onnx(quantize_ptq(model, ToyScenes(8, 320), 8, 320), folder / f"{name}.int8.onnx", "decoded", size, check=False)
+    export_onnx(model, folder / f"{name}.onnx", "decoded", size, input_type="float32", check=False)  # random weights: nothing to compare
+    export_onnx(quantize_ptq(model, ToyScenes(8, 320), 8, 320), folder / f"{name}.int8.onnx", "decoded", size, input_type="float32",
+                check=False)
 
 
 def make_peer(name: str, folder: Path, size: int) -> None:

@@ -1,17 +1,26 @@
 "Benchmarks refuse what cannot be measured, say why, and keep what they know in a form that is checked."
+import importlib.util
 import json
 import sys
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
+import torch
 
 onnx = pytest.importorskip("onnx")
 
+from yolo_nas_pose.core.toy import toy_scene  # noqa: E402
 from yolo_nas_pose.deploy.benchmark import Desk, Plan, as_candidates, benchmark  # noqa: E402
 from yolo_nas_pose.deploy.counts import GraphError, count_graph  # noqa: E402
+from yolo_nas_pose.deploy.export import export_onnx  # noqa: E402
 from yolo_nas_pose.deploy.frontier import accuracy_of, accuracy_table, load_peers  # noqa: E402
 from yolo_nas_pose.deploy.runners import Candidate, open_runner  # noqa: E402
+from yolo_nas_pose.deploy.runtime import OnnxPose  # noqa: E402
+from yolo_nas_pose.deploy.stages import STAGES, find_people, pass_through  # noqa: E402
 from yolo_nas_pose.deploy.timings import Benchmark, Burst, Row, sum_timing, timing_table  # noqa: E402
+from yolo_nas_pose.model.pretrained import get  # noqa: E402
 
 
 def write_conv(path, shape=(1, 3, 64, 64)):
@@ -117,6 +126,50 @@ def test_json_that_is_no_benchmark_is_refused(tmp_path, change):
     path.write_text(json.dumps(data))
     with pytest.raises(ValueError, match="result.json is not a benchmark"):
         Benchmark.load(path)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_module_of_others_has_an_exporter_of_its_own(engine):
+    pytest.importorskip(engine)
+    with pytest.raises(ValueError, match="Conv2d is no network of ours"):
+        open_runner(Candidate(torch.nn.Conv2d(3, 4, 1), engine), (64, 64), 1, 1)
+
+
+def test_names_become_files_that_last_as_long_as_their_runner():
+    "Profiles and streams open the file anew."
+    pytest.importorskip("onnxruntime")
+    runner = open_runner(Candidate("yolo_nas_pose_n", "onnxruntime"), (64, 64), 1, 1)
+    assert runner.about.depth == "decoded" and runner.about.image_size == (64, 64) and not runner.bytes
+    assert runner.profile(np.zeros(runner.shape, np.float32), 1)
+
+
+@pytest.mark.parametrize("depth, options", [("raw", {}), ("decoded", {"input_type": "float32"}), ("poses", {"layout": "flat", "thresholds": "inputs"}),
+                                            ("decoded", {"channel_order": "rgb", "batch": 2})])
+def test_stages_of_our_files_find_what_users_find(tmp_path, depth, options):
+    pytest.importorskip("onnxruntime")
+    toy = get("yolo_nas_pose_n", pretrained_weights="toy")
+    image = toy_scene(16, (160, 184), figures=2).image
+    path = export_onnx(toy, tmp_path / "a.onnx", depth, 160, check=False, **options)
+    right, = OnnxPose(path).find([image], .5)
+    assert len(right.scores)
+    batch = options.get("batch", 1)
+    png = cv2.imencode(".png", image)[1].tobytes()
+    for engine in ("onnxruntime", "openvino") if importlib.util.find_spec("openvino") else ("onnxruntime",):
+        times, people = pass_through(open_runner(Candidate(path, engine), (160, 160), batch, 1), [png] * batch)
+        assert len(times) == len(STAGES) and len(people) == batch
+        sure = people[-1].scores >= .5
+        np.testing.assert_allclose(people[-1].poses[sure], right.poses, atol=.02)
+
+
+def test_people_of_other_families_are_those_of_torch():
+    "Columns of many anchors, chosen by NumPy and by torch."
+    random = np.random.default_rng(0)
+    rows = np.concatenate([random.uniform(20, 80, (1, 90, 4)), random.uniform(0, 1, (1, 90, 1)), random.uniform(0, 99, (1, 90, 51))], -1).astype(np.float32)
+    outputs = [np.ascontiguousarray(rows.transpose(0, 2, 1))]
+    found = [find_people(SimpleNamespace(about=None, in_torch=where, torch=torch, shape=(1, 3, 96, 96)), outputs)[0] for where in (False, True)]
+    assert len(found[0].scores) > 5
+    for ours, other in zip(*found):
+        np.testing.assert_array_equal(ours, other)
 
 
 def test_a_process_that_dies_is_named(tmp_path):

@@ -13,7 +13,7 @@ from yolo_nas_pose.core.toy import ToyScenes, toy_scene
 from yolo_nas_pose.deploy import engine, export, verify
 from yolo_nas_pose.deploy.engine import ModelFileError, open_file, to_text
 from yolo_nas_pose.deploy.export import export_onnx, export_openvino
-from yolo_nas_pose.deploy.runtime import Ahead, OnnxPose, evaluate_file
+from yolo_nas_pose.deploy.runtime import Ahead, OnnxPose, evaluate_file, people_in
 from yolo_nas_pose.model.network import YoloNASPose
 
 onnx = pytest.importorskip("onnx")
@@ -39,6 +39,16 @@ def retold(path, target, **changes):
     onnx.helper.set_model_props(proto, {key: value for key, value in text.items() if value is not None})
     onnx.save(proto, target)
     return target
+
+
+def test_answers_that_are_no_numbers_are_no_empty_street():
+    scores = np.array([[.5, np.nan, .2]], np.float32)
+    outputs = {"boxes": np.zeros((1, 3, 4), np.float32), "scores": scores, "joints": np.zeros((1, 3, 17, 2), np.float32), "joint_scores": np.zeros((1, 3, 17), np.float32)}
+    told = engine.Description(COCO17, "decoded", (64, 64))
+    for most in (2, 9):
+        with pytest.raises(ValueError, match="NaN"):
+            people_in(outputs, 0, told, .3, .7, most, 1)
+    assert len(people_in(outputs | {"scores": np.nan_to_num(scores)}, 0, told, .3, .7, 2, 1).scores) == 1
 
 
 def test_files_that_are_none(path, tmp_path):

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,8 @@ from ..core.affine import full_size
 from .counts import count_graph, count_openvino
 from .machine import (Peak, best_peaks, count_threads, environment, floor_ms, foreign_share,
                                           measure_bandwidth, measure_peaks, now, read_text)
-from .runners import STAGES, Candidate, LayerTime, open_runner, pass_through, write_plain
+from .runners import Candidate, LayerTime, as_file, open_runner
+from .stages import STAGES, pass_through
 from .timings import Benchmark, Burst, Row, Timing, sum_timing
 
 # %% auto #0
@@ -44,13 +44,13 @@ def memory_mb() -> tuple[float, float]:
 class Worker:
     "One candidate, ready to be asked."
 
+    def write(self, candidate: Candidate, folder: str, size: tuple[int, int], batch: int) -> Candidate:
+        "The candidate, as a file in the folder if its engine needs one."
+        return as_file(candidate, folder, size, batch)
+
     def start(self, candidate: Candidate, size: tuple[int, int], batch: int, threads: int) -> dict[str, float]:
         "Loads it; seconds that took, and memory before and after."
         base, begin = memory_mb()[0], time.perf_counter()
-        self.folder = tempfile.TemporaryDirectory()
-        file = isinstance(candidate.model, (str, os.PathLike)) and Path(candidate.model).suffix in (".onnx", ".xml")
-        if not file and not candidate.engine.startswith("torch"):
-            candidate = replace(candidate, model=write_plain(candidate.model, Path(self.folder.name) / "model.onnx", size, batch))
         self.candidate, self.runner = candidate, open_runner(candidate, size, batch, threads)
         random = np.random.default_rng(0).integers(0, 256, self.runner.shape)
         self.feed = random.astype(np.uint8) if self.runner.bytes else random.astype(np.float32) / 255
@@ -303,8 +303,10 @@ def open_desks(
     for each in (each for each in candidates if rows[each.title].error is None):
         desk = Desk(each.title, plan.isolate)
         stack.callback(desk.close)
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         try:
-            loaded = desk.ask("start", each, size, batch, threads)
+            ready = each if each.ready else run_alone("write", plan.isolate, each, folder, size, batch)
+            loaded = desk.ask("start", ready, size, batch, threads)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             if not plan.skip_bad:
                 raise type(error)(f"{each.title}: {error}") from error

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .machine import roof
-from .runners import STAGES
+from .stages import STAGES
 from .timings import Benchmark, Row, Timing, describe, say
 
 if TYPE_CHECKING:

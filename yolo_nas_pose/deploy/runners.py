@@ -12,26 +12,22 @@ import re
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
-from ..core.affine import letterbox
-from ..data.images import decode
 from .counts import GraphError, fill_shape, import_openvino
+from .engine import Description, from_text, onnx_text
 
-if TYPE_CHECKING:
-    from yolo_nas_pose.core.structures import DecodedPoses, Poses
+
 
 # %% auto #0
-__all__ = ['ENGINES', 'LIMITS', 'STAGES', 'Candidate', 'LayerTime', 'sum_up', 'OnnxRunner', 'run_many', 'OpenVinoRunner',
-           'read_precision', 'open_model', 'TorchRunner', 'write_plain', 'open_runner', 'find_layout', 'read_outputs',
-           'to_feed', 'pass_through']
+__all__ = ['ENGINES', 'LIMITS', 'Candidate', 'LayerTime', 'sum_up', 'about', 'openvino_text', 'OnnxRunner', 'run_many',
+           'OpenVinoRunner', 'read_precision', 'open_model', 'TorchRunner', 'as_file', 'open_runner']
 
 # %% ../../nbs/6_deploy/69_runners.ipynb #ddc229b9
 ENGINES = {"torch": ("fp32", "bf16"), "torch-channels-last": ("fp32", "bf16"), "torch-compile": ("fp32", "bf16"),
@@ -65,6 +61,12 @@ class Candidate:
         thing = Path(self.model).stem if isinstance(self.model, (str, os.PathLike)) else getattr(self.model, "variant", type(self.model).__name__)
         return self.name or f"{thing} {self.engine} {self.precision}"
 
+    @property
+    def ready(self) -> bool:
+        "Whether its engine takes it as it is: a file, or anything for PyTorch."
+        return self.engine.startswith("torch") or isinstance(self.model, (str, os.PathLike)) and Path(self.model).suffix in (".onnx", ".xml")
+
+
 # %% ../../nbs/6_deploy/69_runners.ipynb #f2d0c056
 class LayerTime(NamedTuple):
     "Time of all layers of one kind and precision, in one run."
@@ -85,9 +87,28 @@ def sum_up(
     rows = [LayerTime(*key, ms, max(1, round(calls[key] / runs))) for key, ms in total.items()]
     return sorted(rows, key=lambda row: -row.ms)
 
+# %% ../../nbs/6_deploy/69_runners.ipynb #35b9cf94
+def about(
+    text: Mapping[str, str],     # metadata of a file
+    path: str | os.PathLike,     # of the file
+) -> Description | None:         # None for files of others
+    "What a file of ours says about itself. Raises ModelFileError for a description that is of no use."
+    return from_text(text, path) if {"format", "joints"} <= text.keys() else None
+
+
+def openvino_text(
+    model: Any,                  # that OpenVINO has read
+    path: str | os.PathLike,     # where from
+) -> Mapping[str, str]:          # empty if there are none
+    "The metadata of a file."
+    if model.has_rt_info(["yolo_nas_pose"]):
+        return model.get_rt_info(["yolo_nas_pose"]).value
+    return onnx_text(path) if Path(path).suffix == ".onnx" else {}
+
 # %% ../../nbs/6_deploy/69_runners.ipynb #10700f92
 class OnnxRunner:
     "A file in onnxruntime. Raises ImportError without it, GraphError for a file or size it cannot take."
+    in_torch = False
 
     def __init__(self, candidate: Candidate, size: tuple[int, int], batch: int, threads: int):
         try:
@@ -98,6 +119,7 @@ class OnnxRunner:
         self.session = self.open(threads)
         tensor = self.session.get_inputs()[0]
         self.rest = {each.name: LIMITS[each.name] for each in self.session.get_inputs() if each.name in LIMITS}
+        self.about, self.names = about(self.session.get_modelmeta().custom_metadata_map, self.path), [each.name for each in self.session.get_outputs()]
         self.input, self.bytes = tensor.name, "uint8" in tensor.type
         self.shape = fill_shape([d if isinstance(d, int) else None for d in tensor.shape], size, batch)
 
@@ -151,6 +173,7 @@ def run_many(
 # %% ../../nbs/6_deploy/69_runners.ipynb #ddaf5637
 class OpenVinoRunner:
     "A file in OpenVINO. Raises ImportError without it, GraphError for a file or size it cannot take."
+    in_torch = False
 
     def __init__(self, candidate: Candidate, size: tuple[int, int], batch: int, threads: int):
         self.core, self.ov = import_openvino().Core(), import_openvino()
@@ -160,6 +183,8 @@ class OpenVinoRunner:
             raise GraphError(f"{candidate.model}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]})") from error
         self.shape = fill_shape([d.get_length() if d.is_static else None for d in self.model.inputs[0].get_partial_shape()], size, batch)
         self.model.reshape({self.model.inputs[0]: list(self.shape)})
+        self.about = about(openvino_text(self.model, candidate.model), candidate.model)
+        self.names = [next(iter(each.get_names()), "") for each in self.model.outputs]
         self.rest = [LIMITS[name] for each in self.model.inputs[1:] for name in each.get_names() & LIMITS.keys()]
         self.bytes = self.model.inputs[0].get_element_type().to_dtype() == np.uint8
         self.options = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[candidate.precision], "INFERENCE_NUM_THREADS": threads}
@@ -226,11 +251,12 @@ def open_model(
 # %% ../../nbs/6_deploy/69_runners.ipynb #c92ac088
 class TorchRunner:
     "A module in PyTorch: eager, channels last, or compiled."
+    in_torch = True
 
     def __init__(self, candidate: Candidate, size: tuple[int, int], batch: int, threads: int):
         import torch
         torch.set_num_threads(threads)
-        self.torch, self.shape, self.bytes = torch, fill_shape([batch, 3, *size], size, batch), False
+        self.torch, self.shape, self.bytes, self.about = torch, fill_shape([batch, 3, *size], size, batch), False, None
         self.layout = torch.contiguous_format if candidate.engine == "torch" else torch.channels_last
         self.half = candidate.precision == "bf16"
         self.model = open_model(candidate.model).to(memory_format=self.layout)
@@ -262,32 +288,23 @@ class TorchRunner:
         return run_many([lambda: self.run(images)], seconds)
 
 # %% ../../nbs/6_deploy/69_runners.ipynb #31d20012
-def write_plain(
-    model: Any,                 # name of a variant, checkpoint, or torch module
-    path: str | os.PathLike,    # of the ONNX file to write
+def as_file(
+    candidate: Candidate,
+    folder: str | os.PathLike,  # where a file may be written
     size: tuple[int, int],      # (height, width), px
-    batch: int = 1,
-) -> str:                       # the path
-    "Writes the network with its decoder as ONNX in fp32, for one shape."
-    import warnings
+    batch: int,
+) -> Candidate:                 # of a file, unless it runs in torch
+    "The candidate with a file in place of a name or a module. Raises ValueError for a module that is none of ours."
+    if candidate.ready:
+        return candidate
+    from yolo_nas_pose.deploy.export import export_onnx
+    from yolo_nas_pose.model.network import YoloNASPose
+    module = open_model(candidate.model)
+    if not isinstance(module, YoloNASPose):
+        raise ValueError(f"{candidate.title}: {type(module).__name__} is no network of ours: write its ONNX file with its own exporter, and name the file")
+    path = export_onnx(module, Path(folder) / "model.onnx", "decoded", size, batch, input_type="float32")
+    return replace(candidate, model=path, name=candidate.title)
 
-    import torch
-    module = open_model(model)
-
-    class Decoded(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.network = module
-
-        def forward(self, images):
-            raw = self.network(images)
-            return tuple(self.network.decode(raw)) if hasattr(self.network, "decode") else raw
-    names = ["boxes", "scores", "joints", "joint_scores"] if hasattr(module, "decode") else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(Decoded().eval(), torch.rand(batch, 3, *size), str(path), opset_version=17, dynamo=False,
-                          input_names=["images"], output_names=names)
-    return str(path)
 
 # %% ../../nbs/6_deploy/69_runners.ipynb #23280dab
 def open_runner(
@@ -298,89 +315,16 @@ def open_runner(
 ) -> OnnxRunner | OpenVinoRunner | TorchRunner:
     "A runner that has run once. Raises FileNotFoundError, GraphError, ImportError, or ValueError."
     kind = {"onnxruntime": OnnxRunner, "openvino": OpenVinoRunner}.get(candidate.engine, TorchRunner)
-    file = isinstance(candidate.model, (str, os.PathLike)) and Path(candidate.model).suffix in (".onnx", ".xml")
-    if kind is not TorchRunner and file and not Path(candidate.model).is_file():
-        raise FileNotFoundError(f"{candidate.model}: there is no such file. Export a model, or check the path.")
-    if kind is not TorchRunner and not file:
-        with tempfile.TemporaryDirectory() as folder:
-            return open_runner(replace(candidate, model=write_plain(candidate.model, Path(folder) / "model.onnx", size, batch)), size, batch, threads)
     try:
+        folder = tempfile.TemporaryDirectory()
+        candidate = as_file(candidate, folder.name, size, batch)
+        if kind is not TorchRunner and not Path(candidate.model).is_file():
+            raise FileNotFoundError(f"{candidate.model}: there is no such file. Export a model, or check the path.")
         runner = kind(candidate, size, batch, threads)
+        runner.folder = folder  # gone with the runner, not before
         runner.run(np.zeros(runner.shape, np.uint8 if runner.bytes else np.float32))
     except (ImportError, OSError, GraphError, ValueError):
         raise
     except Exception as error:  # each engine has errors of its own
         raise GraphError(f"{candidate.title}: {candidate.engine} cannot run it ({str(error).strip().splitlines()[-1][:300]})") from error
     return runner
-
-# %% ../../nbs/6_deploy/69_runners.ipynb #25193f85
-def find_layout(
-    outputs: Sequence[np.ndarray],  # of a network
-) -> str | None:                    # "anchors", "columns", "people", or None for one that is not known
-    "How a network writes its answers, told by shapes."
-    shapes = [np.shape(part) for part in outputs]
-    if len(shapes) >= 4 and [len(s) for s in shapes[:4]] == [3, 2, 4, 3] and shapes[0][-1] == 4 and shapes[2][-1] == 2:
-        return "anchors"
-    if len(shapes) == 1 and len(shapes[0]) == 3:
-        _, rows, columns = shapes[0]
-        if (rows - 5) % 3 == 0 and 5 < rows < columns:
-            return "columns"
-        if (columns - 6) % 3 == 0 and columns > 6 and rows <= 1000:
-            return "people"
-    return None
-
-
-def read_outputs(
-    outputs: Sequence[np.ndarray],  # of a network
-    layout: str,                    # as `find_layout` tells it
-) -> DecodedPoses:
-    "The candidates of a batch, whatever the layout."
-    import torch
-
-    from yolo_nas_pose.core.structures import DecodedPoses
-    if layout == "anchors":
-        return DecodedPoses(*(torch.from_numpy(np.asarray(part)) for part in outputs[:4]))
-    rows = torch.from_numpy(np.asarray(outputs[0]))
-    rows = rows.transpose(1, 2) if layout == "columns" else rows
-    first = 5 if layout == "columns" else 6
-    joints = rows[..., first:].unflatten(-1, (-1, 3))
-    half = rows[..., 2:4] / 2
-    boxes = torch.cat((rows[..., :2] - half, rows[..., :2] + half), -1) if layout == "columns" else rows[..., :4]
-    return DecodedPoses(boxes, rows[..., 4], joints[..., :2], joints[..., 2])
-
-
-def to_feed(
-    images: Sequence[np.ndarray],  # B letterboxed images, (H, W, 3) uint8
-    shape: tuple[int, ...],        # of the network's input
-    as_bytes: bool = False,        # whether the network takes bytes
-) -> np.ndarray:                   # of that shape
-    "The input of a network."
-    batch = np.stack(images)
-    batch = batch if shape[-1] == 3 and shape[1] != 3 else np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
-    return batch if as_bytes else np.multiply(batch, np.float32(1 / 255))
-
-# %% ../../nbs/6_deploy/69_runners.ipynb #6404892a
-STAGES = ("decode", "letterbox", "network", "nms")
-
-
-def pass_through(
-    runner: OnnxRunner | OpenVinoRunner | TorchRunner,
-    jpegs: Sequence[bytes],     # B photographs
-) -> tuple[list[float], list[Poses] | None]:  # ms of each of `STAGES`; people of each photograph, None for an unknown layout
-    "From the bytes of photographs to people in their pixels, with the time of each stage."
-    marks = [time.perf_counter()]
-    photographs = [decode(content) for content in jpegs]
-    marks.append(time.perf_counter())
-    size = runner.shape[1:3] if runner.shape[-1] == 3 and runner.shape[1] != 3 else runner.shape[2:4]
-    fitted, maps = zip(*(letterbox(photograph, size) for photograph in photographs))
-    feed = to_feed(fitted, runner.shape, runner.bytes)
-    marks.append(time.perf_counter())
-    outputs = runner.run(feed)
-    marks.append(time.perf_counter())
-    layout, people = find_layout(outputs), None
-    if layout:
-        from yolo_nas_pose.model.postprocess import postprocess, to_source
-        decoded = read_outputs(outputs, layout)
-        people = [to_source(poses, map) for poses, map in zip(postprocess(decoded, .25, 1. if layout == "people" else .7), maps)]
-    marks.append(time.perf_counter())
-    return [1e3 * (b - a) for a, b in zip(marks, marks[1:])], people

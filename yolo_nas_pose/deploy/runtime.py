@@ -22,8 +22,8 @@ from .results import ImagePrediction, PosePredictions, PoseStream, coco_results,
 from ..metric.average_precision import evaluate_coco
 
 # %% auto #0
-__all__ = ['sigmoid', 'best_first', 'rows_of', 'decode_maps', 'nms', 'people_in', 'Ahead', 'OnnxPose', 'check_outputs', 'settle',
-           'predict_file', 'evaluate_file']
+__all__ = ['sigmoid', 'best_first', 'rows_of', 'decode_maps', 'nms', 'best_candidates', 'people_in', 'Ahead', 'OnnxPose',
+           'check_outputs', 'settle', 'predict_file', 'evaluate_file']
 
 # %% ../../nbs/6_deploy/68_runtime.ipynb #6a05de12
 def sigmoid(
@@ -38,7 +38,9 @@ def best_first(
     scores: np.ndarray,  # (A,)
     most: int,           # rows wanted
 ) -> np.ndarray:         # (most,) or fewer; indices, of equal scores the first comes first
-    "The highest scores."
+    "The highest scores. Raises ValueError if one is NaN: nobody could tell that from an empty street."
+    if np.isnan(scores).any():
+        raise ValueError("the file answers with scores that are NaN: half precision may be too narrow for this model, or the input holds infinity")
     if len(scores) > most:
         edge = np.partition(scores, len(scores) - most)[len(scores) - most]
         likely = np.flatnonzero(scores >= edge)
@@ -102,6 +104,19 @@ def nms(
     return np.array(kept, int)
 
 # %% ../../nbs/6_deploy/68_runtime.ipynb #3aefae04
+def best_candidates(
+    outputs: Mapping[str, np.ndarray],  # of a decoded file: boxes (B, A, 4), scores (B, A), joints (B, A, K, 2), joint_scores (B, A, K)
+    image: int,                         # which one
+    conf: float,                        # lowest person score
+    most: int,                          # candidates
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # boxes (N, 4), scores (N,), joints (N, K, 3); best first, input px
+    "The best candidates of an image, from all of them."
+    place = best_first(outputs["scores"][image], most)
+    place = place[outputs["scores"][image][place] >= conf]
+    boxes, scores, joints, chances = (outputs[name][image][place] for name in ("boxes", "scores", "joints", "joint_scores"))
+    return boxes, scores, np.concatenate([joints, chances[..., None]], -1)
+
+
 def people_in(
     outputs: Mapping[str, np.ndarray],  # of a file
     image: int,                         # which one
@@ -123,10 +138,7 @@ def people_in(
     if description.depth == "raw":
         boxes, scores, joints = decode_maps(outputs, image, description, conf, pre_nms)
     else:
-        place = best_first(outputs["scores"][image], pre_nms)
-        place = place[outputs["scores"][image][place] >= conf]
-        boxes, scores, joints, chances = (outputs[name][image][place] for name in ("boxes", "scores", "joints", "joint_scores"))
-        joints = np.concatenate([joints, chances[..., None]], -1)
+        boxes, scores, joints = best_candidates(outputs, image, conf, pre_nms)
     if not np.isfinite(boxes).all() or not np.isfinite(joints).all():
         raise ValueError("the file answers with numbers that are not finite: half precision may be too narrow for this model")
     kept = nms(boxes, iou, post_nms)
