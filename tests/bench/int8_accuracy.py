@@ -21,7 +21,7 @@ from yolo_nas_pose.core.toy import ToyScenes
 from yolo_nas_pose.data.coco import CocoPoses
 from yolo_nas_pose.deploy.export import export_onnx
 from yolo_nas_pose.deploy.qat import quantize_qat
-from yolo_nas_pose.deploy.quantize import quantize_ptq, set_flavour, summary
+from yolo_nas_pose.deploy.quantize import quantize_ptq, set_scheme, summary
 from yolo_nas_pose.deploy.runtime import OnnxPose, evaluate_file
 from yolo_nas_pose.model.pretrained import get
 from yolo_nas_pose.training.evaluate import evaluate
@@ -86,9 +86,9 @@ def main():
     def everywhere(name, quantised):
         in_engines(name, quantised)
         row(name, "fake", lambda: evaluate(quantised, judged, words.size, 8, progress=False))
-        set_flavour(quantised, "tensorrt")
+        set_scheme(quantised, "tensorrt")
         row(f"{name}, tensorrt integers", "fake", lambda: evaluate(quantised, judged, words.size, 8, progress=False))
-        set_flavour(quantised, "cpu")
+        set_scheme(quantised, "cpu")
 
     print(json.dumps({"torch": torch.__version__, "python": platform.python_version(), **vars(words)}), flush=True)
     if base is None:

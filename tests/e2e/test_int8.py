@@ -12,7 +12,7 @@ from yolo_nas_pose.core.toy import ToyScenes
 from yolo_nas_pose.deploy.engine import open_file
 from yolo_nas_pose.deploy.export import export_onnx
 from yolo_nas_pose.deploy.qat import quantize_qat
-from yolo_nas_pose.deploy.quantize import is_quantized, layers, quantize_ptq, set_flavour, set_policy
+from yolo_nas_pose.deploy.quantize import is_quantized, layers, quantize_ptq, set_scheme, set_policy
 from yolo_nas_pose.model.postprocess import postprocess
 from yolo_nas_pose.model.pretrained import get
 from yolo_nas_pose.model.weights import save_checkpoint
@@ -116,7 +116,7 @@ def test_onnxruntime_computes_in_integers_with_the_newer_exporter(ready, image, 
 
 def check_tensorrt(ready, folder, dynamo):
     made = copy.deepcopy(ready)
-    set_flavour(made, "tensorrt")
+    set_scheme(made, "tensorrt")
     graph = export(made, folder / "trt.onnx", dynamo)
     known = constants(graph)
     pairs = [node for node in graph.graph.node if node.op_type == "QuantizeLinear"]
@@ -216,7 +216,7 @@ def test_a_short_training_keeps_what_there_is(tmp_path):
     result = quantize_qat("toy", model, tmp_path / "run", **words)
     start = quantize_ptq(model, ToyScenes(8, 64, seed=1042), 8, 64, seed=42)
     last = get(result.folder / "last.safetensors")
-    assert is_quantized(last) and last.metadata["quantization"]["flavour"] == "cpu"
+    assert is_quantized(last) and last.metadata["quantization"]["scheme"] == "cpu"
     before, after = dict(start.named_parameters()), dict(last.named_parameters())
     assert before.keys() == after.keys() and not any(torch.equal(before[name], after[name]) for name in before if name.endswith("bias"))
     assert all(torch.equal(part, dict(last.named_buffers())[name]) for name, part in start.named_buffers() if name.endswith("top"))

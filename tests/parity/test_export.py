@@ -189,7 +189,7 @@ def test_half_precision(toy, tmp_path):
 
 @pytest.mark.parametrize("engine, kinds", [("cpu", {0, 128}), ("tensorrt", {0})])
 def test_a_quantised_model_goes_through_the_same_door(tmp_path, engine, kinds):
-    "Whoever asks for an engine gets its flavour, and the model keeps its own."
+    "Whoever asks for an engine gets its scheme, and the model keeps its own."
     model = quantize_ptq(make("yolo_nas_pose_n"), ToyScenes(8, 64, seed=1), 8, 64)
     path = export_onnx(model, tmp_path / "int8.onnx", depth="raw", image_size=64, engine=engine)
     proto = onnx.load(path)
@@ -200,7 +200,7 @@ def test_a_quantised_model_goes_through_the_same_door(tmp_path, engine, kinds):
     assert len(whole) > 100 if engine == "cpu" else not whole  # weights are stored as integers
     points = [onnx.numpy_helper.to_array(node.attribute[0].t) for node in proto.graph.node if node.op_type == "Constant"]
     points = {int(value) for point in points if point.dtype in (np.uint8, np.int8) for value in np.unique(point)}
-    assert points == kinds and model.metadata["quantization"]["flavour"] == "cpu"
+    assert points == kinds and model.metadata["quantization"]["scheme"] == "cpu"
     with pytest.raises(ValueError, match="quantised model is exported as it is"):
         export_onnx(model, tmp_path / "b.onnx", precision="fp16")
 

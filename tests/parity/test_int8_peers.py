@@ -63,8 +63,8 @@ def node_of(name):
 
 def activation_tops(model):
     "Largest magnitude of each map, by the name of its node. Those that share a scale are one entry, of many names."
-    parts, groups = dict(model.named_modules()), side_by_side(model.wires)
-    alone = [{name} for name in model.wires.makes if not any(name in group for group in groups)]
+    parts, groups = dict(model.named_modules()), side_by_side(model.connections)
+    alone = [{name} for name in model.connections.makes if not any(name in group for group in groups)]
     return [({node_of(name) for name in group}, float(parts[next(iter(group))].top), any(parts[name].signed for name in group))
             for group in [*groups, *alone] if "backbone.stem.image" not in group]
 
@@ -139,7 +139,7 @@ def test_nncf(ours, images, file):
 @torch.no_grad()
 def test_pytorch_quantization(toy, scenes, images, method):
     calib, rounding = pytest.importorskip("pytorch_quantization.calib"), pytest.importorskip("pytorch_quantization.tensor_quant")
-    made = quantize_ptq(toy, scenes, IMAGES, SIZE, method, flavour="tensorrt")
+    made = quantize_ptq(toy, scenes, IMAGES, SIZE, method, scheme="tensorrt")
     for name, part in layers(made).items():
         watch, kernel = calib.MaxCalibrator(8, part.kernel.axis, False), part.kernel
         watch.collect(part.weight)
@@ -151,14 +151,14 @@ def test_pytorch_quantization(toy, scenes, images, method):
     for name, part in off.named_modules():
         if isinstance(part, Quantizer):
             part.enabled = False
-            if name in made.wires.makes:
+            if name in made.connections.makes:
                 watches[name] = calib.MaxCalibrator(8, None, False) if method == "minmax" else calib.HistogramCalibrator(8, None, False)
                 part.register_forward_hook(lambda part, x, out, watch=watches[name]: watch.collect(x[0]))
     for image in images:
         off(image)
     ranges = {name: float(watch.compute_amax() if method == "minmax" else watch.compute_amax("percentile", percentile=99.99))
               for name, watch in watches.items() if name != "backbone.stem.image"}
-    for group in [*side_by_side(made.wires), *({name} for name in ranges)]:
-        if len(group) > 1 or not any(group < other for other in side_by_side(made.wires)):
+    for group in [*side_by_side(made.connections), *({name} for name in ranges)]:
+        if len(group) > 1 or not any(group < other for other in side_by_side(made.connections)):
             top = float(parts[next(iter(group))].top)
             assert max(ranges[name] for name in group) == pytest.approx(top, rel=1e-5 if method == "minmax" else .01), group

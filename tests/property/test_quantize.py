@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from yolo_nas_pose.core.toy import ToyScenes
-from yolo_nas_pose.deploy.quantize import (KEPT, Quantizer, calibration_batches, insert_quantizers, layers, quantize_ptq, set_flavour, set_policy,
+from yolo_nas_pose.deploy.quantize import (KEPT, Quantizer, calibration_batches, insert_quantizers, layers, quantize_ptq, set_scheme, set_policy,
                                            side_by_side, summary)
 from yolo_nas_pose.deploy.sensitivity import output_error
 from yolo_nas_pose.model.network import YoloNASPose
@@ -65,11 +65,11 @@ def test_a_shortcut_of_nothing_keeps_its_factor(toy, images):
 
 
 def test_one_scale_side_by_side(ready):
-    parts, groups = dict(ready.named_modules()), side_by_side(ready.wires)
+    parts, groups = dict(ready.named_modules()), side_by_side(ready.connections)
     assert len(groups) > 10
-    for flavour in ("cpu", "tensorrt"):
+    for scheme in ("cpu", "tensorrt"):
         made = copy.deepcopy(ready)
-        set_flavour(made, flavour)
+        set_scheme(made, scheme)
         parts = dict(made.named_modules())
         for group in groups:
             assert len({float(parts[name].scale) for name in group}) == 1, group
@@ -93,7 +93,7 @@ def test_an_excluded_head_is_left_alone(ready):
 def test_one_layer_alone_rounds_only_what_it_reads_and_gives(ready):
     made = copy.deepcopy(ready)
     set_policy(made, include=("heads.head3.cls_pred",), exclude=())
-    assert [name for name in made.wires.makes if made.get_submodule(name).enabled] == list(made.wires.reads["heads.head3.cls_pred"])
+    assert [name for name in made.connections.makes if made.get_submodule(name).enabled] == list(made.connections.reads["heads.head3.cls_pred"])
     set_policy(made, include=("heads.*",), exclude=())
     assert not any(part.enabled for part in made.backbone.modules() if isinstance(part, Quantizer))
 

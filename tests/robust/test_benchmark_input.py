@@ -12,7 +12,7 @@ import torch
 onnx = pytest.importorskip("onnx")
 
 from yolo_nas_pose.core.toy import toy_scene  # noqa: E402
-from yolo_nas_pose.deploy.benchmark import Desk, Plan, as_candidates, benchmark  # noqa: E402
+from yolo_nas_pose.deploy.benchmark import Host, Plan, as_candidates, benchmark  # noqa: E402
 from yolo_nas_pose.deploy.counts import GraphError, count_graph  # noqa: E402
 from yolo_nas_pose.deploy.export import export_onnx  # noqa: E402
 from yolo_nas_pose.deploy.frontier import accuracy_of, accuracy_table, load_peers  # noqa: E402
@@ -174,12 +174,12 @@ def test_people_of_other_families_are_those_of_torch():
 
 def test_a_process_that_dies_is_named(tmp_path):
     pytest.importorskip("onnxruntime")
-    desk = Desk("the victim")
-    desk.ask("start", Candidate(write_conv(tmp_path / "a.onnx")), (64, 64), 1, 1)
-    desk.process.kill()
+    host = Host("the victim")
+    host.ask("start", Candidate(write_conv(tmp_path / "a.onnx")), (64, 64), 1, 1)
+    host.process.kill()
     with pytest.raises(RuntimeError, match="the victim: its process ended"):
-        desk.ask("burst", 0, 1)
-    desk.close()
+        host.ask("burst", 0, 1)
+    host.close()
 
 
 def test_published_numbers_are_checked(tmp_path):

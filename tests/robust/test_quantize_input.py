@@ -6,7 +6,7 @@ from yolo_nas_pose.core.structures import PoseSample
 from yolo_nas_pose.core.toy import ToyScenes
 from yolo_nas_pose.data.files import DataError
 from yolo_nas_pose.deploy.qat import qat_recipe, quantize_qat
-from yolo_nas_pose.deploy.quantize import quantize_ptq, set_flavour, set_policy
+from yolo_nas_pose.deploy.quantize import quantize_ptq, set_scheme, set_policy
 from yolo_nas_pose.model.pretrained import get
 from yolo_nas_pose.model.weights import WeightsError, load_checkpoint, save_checkpoint
 from yolo_nas_pose.training.recipe import RecipeError
@@ -52,19 +52,19 @@ def test_nothing_left(ready):
 
 def test_wrong_words(model, ready):
     with pytest.raises(ValueError, match="cpu or tensorrt"):
-        set_flavour(ready, "gpu")
+        set_scheme(ready, "gpu")
     with pytest.raises(ValueError, match="quantise it first"):
-        set_flavour(model, "cpu")
+        set_scheme(model, "cpu")
     with pytest.raises(ValueError, match="minmax, percentile"):
         quantize_ptq(model, ToyScenes(8, 64), 8, 64, method="median")
 
 
 def test_a_damaged_checkpoint(ready, tmp_path):
-    ready.metadata["quantization"] = {**ready.metadata["quantization"], "flavour": "abacus"}
+    ready.metadata["quantization"] = {**ready.metadata["quantization"], "scheme": "abacus"}
     with pytest.raises(WeightsError, match="abacus"):
         load_checkpoint(save_checkpoint(tmp_path / "odd.safetensors", ready))
-    ready.metadata["quantization"].pop("flavour")
-    with pytest.raises(WeightsError, match="flavour"):
+    ready.metadata["quantization"].pop("scheme")
+    with pytest.raises(WeightsError, match="scheme"):
         load_checkpoint(save_checkpoint(tmp_path / "odd.safetensors", ready))
 
 

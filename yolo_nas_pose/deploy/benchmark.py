@@ -29,8 +29,8 @@ from .stages import STAGES, pass_through
 from .timings import Benchmark, Burst, Row, Timing, sum_timing
 
 # %% auto #0
-__all__ = ['memory_mb', 'Worker', 'Observer', 'serve', 'Desk', 'Plan', 'as_candidates', 'measure_batch', 'look_into', 'benchmark',
-           'run_alone', 'open_desks', 'overhead']
+__all__ = ['memory_mb', 'Worker', 'Observer', 'serve', 'Host', 'Plan', 'as_candidates', 'measure_batch', 'look_into', 'benchmark',
+           'run_alone', 'open_hosts', 'overhead']
 
 # %% ../../nbs/6_deploy/70_benchmark.ipynb #189a4bb6
 def memory_mb() -> tuple[float, float]:
@@ -129,7 +129,7 @@ def serve(pipe) -> None:
             pipe.send((False, error if known else RuntimeError(f"{type(error).__name__}: {error}")))
 
 # %% ../../nbs/6_deploy/70_benchmark.ipynb #09150a2f
-class Desk:
+class Host:
     "A worker, in a process of its own or here. Raises what the worker raises, RuntimeError if its process ended."
 
     def __init__(self, title: str, isolate: bool = True):
@@ -137,7 +137,7 @@ class Desk:
         if isolate:
             context = multiprocessing.get_context("spawn")
             self.pipe, other = context.Pipe()
-            work = "from yolo_nas_pose.deploy.benchmark import serve; serve(pipe)"  # the name travels, so notebooks can open desks too
+            work = "from yolo_nas_pose.deploy.benchmark import serve; serve(pipe)"  # the name travels, so notebooks can open hosts too
             self.process = context.Process(target=exec, args=(work, {"pipe": other}), daemon=True)
             self.process.start()
             other.close()
@@ -213,39 +213,39 @@ def as_candidates(
 
 
 def measure_batch(
-    desks: Mapping[str, Desk],   # by title, started
+    hosts: Mapping[str, Host],   # by title, started
     batch: int,
     plan: Plan,
 ) -> dict[str, Timing]:
     "Latency of all, in turns and in a new order each round."
-    order, bursts = random.Random(plan.seed), {title: [] for title in desks}
+    order, bursts = random.Random(plan.seed), {title: [] for title in hosts}
     for _ in tqdm(range(plan.rounds), desc=f"batch {batch}", unit="round", disable=None):
-        for title in order.sample(sorted(desks), len(desks)):
+        for title in order.sample(sorted(hosts), len(hosts)):
             time.sleep(.05)  # threads of the one before come to rest
-            bursts[title].append(desks[title].ask("burst", plan.burst_seconds, plan.burst_runs))
+            bursts[title].append(hosts[title].ask("burst", plan.burst_seconds, plan.burst_runs))
     return {title: sum_timing(batch, found, plan.max_foreign) for title, found in bursts.items()}
 
 # %% ../../nbs/6_deploy/70_benchmark.ipynb #9c07164f
 def look_into(
     row: Row,
-    desk: Desk,
+    host: Host,
     plan: Plan,
     rates: Mapping[str, float],  # of the machine
 ) -> None:
     "Fills a row with all that is asked once: operations, memory, streams, profile, stages."
-    count = desk.ask("count", full_size(plan.image_size), 1)
+    count = host.ask("count", full_size(plan.image_size), 1)
     row.parameters, row.gflops, row.int8_share, row.moved_mb = (count[name] for name in ("parameters", "gflops", "int8_share", "moved_mb"))
     work = {"int8": row.gflops * row.int8_share}
     work[row.precision] = work.get(row.precision, 0) + row.gflops * (1 - row.int8_share)
     row.floor_ms = floor_ms(work, rates)
-    row.memory_mb["peak"] = desk.ask("memory")
+    row.memory_mb["peak"] = host.ask("memory")
     for number in plan.streams if not row.engine.startswith("torch") else ():
-        rate, foreign = desk.ask("streams", number, max(1., plan.burst_seconds))
+        rate, foreign = host.ask("streams", number, max(1., plan.burst_seconds))
         row.streams.append({"count": number, "images_per_second": rate, "foreign": foreign})
     if plan.profile_runs:
-        row.profile = [each._asdict() for each in desk.ask("profile", plan.profile_runs)]
+        row.profile = [each._asdict() for each in host.ask("profile", plan.profile_runs)]
     if plan.end_to_end:
-        found, people = desk.ask("stages", list(plan.end_to_end), plan.stage_runs)
+        found, people = host.ask("stages", list(plan.end_to_end), plan.stage_runs)
         medians = dict(zip(STAGES, np.median(found, axis=0).tolist()))
         row.stages_ms = medians if people is not None else {name: medians[name] for name in STAGES[:3]}
 
@@ -267,11 +267,11 @@ def benchmark(
     rows = {each.title: Row(name=each.title, engine=each.engine, precision=each.precision, peer=each.peer, ap=each.ap, ap_data=each.ap_data) for each in chosen}
     for batch in plan.batch_sizes:
         with ExitStack() as stack:
-            desks = open_desks(chosen, rows, size, batch, threads, plan, stack)
-            for title, timing in measure_batch(desks, batch, plan).items():
+            hosts = open_hosts(chosen, rows, size, batch, threads, plan, stack)
+            for title, timing in measure_batch(hosts, batch, plan).items():
                 rows[title].timings.append(timing)
-            for title, desk in desks.items() if batch == plan.batch_sizes[0] else ():
-                look_into(rows[title], desk, plan, rates)
+            for title, host in hosts.items() if batch == plan.batch_sizes[0] else ():
+                look_into(rows[title], host, plan, rates)
     return Benchmark(environment=record | {"load_after": environment()["load"]}, settings=settings, peaks=[peak._asdict() for peak in peaks],
                      bandwidth=bandwidth, rows=list(rows.values()))
 
@@ -281,15 +281,15 @@ def run_alone(
     isolate: bool,
     *arguments: Any,
 ) -> Any:
-    "The answer of a desk that is opened for this and closed."
-    desk = Desk(name, isolate)
+    "The answer of a host that is opened for this and closed."
+    host = Host(name, isolate)
     try:
-        return desk.ask(name, *arguments)
+        return host.ask(name, *arguments)
     finally:
-        desk.close()
+        host.close()
 
 
-def open_desks(
+def open_hosts(
     candidates: Sequence[Candidate],
     rows: Mapping[str, Row],
     size: tuple[int, int],  # (height, width), px
@@ -297,26 +297,26 @@ def open_desks(
     threads: int,
     plan: Plan,
     stack: ExitStack,       # closes them
-) -> dict[str, Desk]:       # by title
-    "Desks with loaded candidates. One that cannot be loaded is an error, or a row that says so."
-    desks = {}
+) -> dict[str, Host]:       # by title
+    "Hosts with loaded candidates. One that cannot be loaded is an error, or a row that says so."
+    hosts = {}
     for each in (each for each in candidates if rows[each.title].error is None):
-        desk = Desk(each.title, plan.isolate)
-        stack.callback(desk.close)
+        host = Host(each.title, plan.isolate)
+        stack.callback(host.close)
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         try:
             ready = each if each.ready else run_alone("write", plan.isolate, each, folder, size, batch)
-            loaded = desk.ask("start", ready, size, batch, threads)
+            loaded = host.ask("start", ready, size, batch, threads)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             if not plan.skip_bad:
                 raise type(error)(f"{each.title}: {error}") from error
             rows[each.title].error = str(error)
             continue
-        desks[each.title] = desk
+        hosts[each.title] = host
         if rows[each.title].load_s is None:
             rows[each.title].load_s = loaded["load_s"]
             rows[each.title].memory_mb = {"base": loaded["base_mb"], "loaded": loaded["loaded_mb"]}
-    return desks
+    return hosts
 
 # %% ../../nbs/6_deploy/70_benchmark.ipynb #ae980b4e
 def overhead(

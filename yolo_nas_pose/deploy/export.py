@@ -25,7 +25,7 @@ from .. import __version__
 from ..core.affine import full_size
 from .engine import Description, ModelFileError, need, open_file, to_text
 from .graph import RAW_NAMES, DecodedGraph, FlatGraph, PeopleGraph, Pixels, RawGraph
-from .quantize import fold_shortcuts, is_quantized, set_flavour
+from .quantize import fold_shortcuts, is_quantized, set_scheme
 from ..model.network import trained_size
 from .verify import check_file, example, same_answers
 from ..model.head import STRIDES
@@ -47,7 +47,7 @@ def ready_copy(
     if is_quantized(made):
         if precision != "fp32":
             raise ValueError('a quantised model is exported as it is: leave precision at "fp32"')
-        set_flavour(made, engine)
+        set_scheme(made, engine)
         return made, "int8"
     made = fold_shortcuts(made.float().fuse())
     return (made.half() if precision == "fp16" else made), precision

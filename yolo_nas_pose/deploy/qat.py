@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, kl_div, smooth_l1_loss
 
 from ..core.structures import RawPoses
-from .quantize import KEPT, is_quantized, quantize_ptq, set_flavour
+from .quantize import KEPT, is_quantized, quantize_ptq, set_scheme
 from ..model.network import YoloNASPose
 from ..model.pretrained import get
 from ..training.loop import TrainResult, train
@@ -88,7 +88,7 @@ def quantize_qat(
     method: str = "minmax",                   # of the observers
     include: Sequence[str] = ("*",),          # patterns of layers that compute in integers
     exclude: Sequence[str] = KEPT,            # patterns of those that do not, all the same
-    flavour: str = "cpu",                     # integers during the training; can be changed later
+    scheme: str = "cpu",                     # integers during the training; can be changed later
     distil: float = 1.,                       # weight of the float model's opinion; 0: no teacher
     sibling: bool = True,                     # take the sibling of the recipe
     resume: bool = False,                     # go on where the run in `out` was interrupted
@@ -104,8 +104,8 @@ def quantize_qat(
     teacher = None
     if is_quantized(model):
         student = copy.deepcopy(model)
-        set_flavour(student, flavour)
+        set_scheme(student, scheme)
     else:
-        student = quantize_ptq(model, data[0], images, recipe.image_size, method, include, exclude, flavour, seed=recipe.seed)
+        student = quantize_ptq(model, data[0], images, recipe.image_size, method, include, exclude, scheme, seed=recipe.seed)
         teacher = Teacher(model, distil) if distil else None
     return train(recipe, out, resume, data, student, "qat", teacher)

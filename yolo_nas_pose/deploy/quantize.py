@@ -23,7 +23,7 @@ from ..core.skeleton import get_skeleton
 from ..data.files import DataError
 from ..data.loader import make_loader, to_input
 from .observers import Histogram, find_range
-from .rounding import FLAVOURS, Quantizer, QuantConv2d, QuantUpsample
+from .rounding import SCHEMES, Quantizer, QuantConv2d, QuantUpsample
 from ..model.backbone import Stem
 from ..model.csp import SPP, Bottleneck, CSPLayer
 from ..model.head import Head, HeadConv
@@ -33,9 +33,9 @@ from ..model.repvgg import Conv, QARepVGGBlock
 
 # %% auto #0
 __all__ = ['LEAST_ALPHA', 'PREDICTIONS', 'KEPT', 'LEAST_IMAGES', 'fold_shortcuts', 'drop_alpha', 'rounded_relu',
-           'insert_quantizers', 'is_quantized', 'Wires', 'Notes', 'layers', 'trace', 'match', 'set_policy',
-           'set_flavour', 'calibrate', 'side_by_side', 'calibration_batches', 'quantize_ptq', 'rebuild',
-           'work_by_layer', 'summary']
+           'insert_quantizers', 'is_quantized', 'Connections', 'Notes', 'layers', 'trace', 'match', 'set_policy',
+           'set_scheme', 'calibrate', 'side_by_side', 'calibration_batches', 'quantize_ptq', 'rebuild', 'work_by_layer',
+           'summary']
 
 # %% ../../nbs/6_deploy/63_quantize.ipynb #206ee875
 LEAST_ALPHA = .05  # a division by less would blow up the rest
@@ -108,7 +108,7 @@ def insert_quantizers(
         if isinstance(part, UpStage):
             part.upsample = QuantUpsample(part.upsample)
     model.to(device)
-    model.wires = trace(model)
+    model.connections = trace(model)
 
 
 def is_quantized(
@@ -118,7 +118,7 @@ def is_quantized(
     return any(isinstance(part, Quantizer) for part in model.modules())
 
 # %% ../../nbs/6_deploy/63_quantize.ipynb #4d90c855
-class Wires(NamedTuple):
+class Connections(NamedTuple):
     "Who gets values from whom, by name."
     reads: dict[str, set[str]]  # layer -> quantisers
     makes: dict[str, set[str]]  # quantiser -> layers or quantisers; "cat" among them where they were laid side by side
@@ -132,7 +132,7 @@ class Notes(TorchFunctionMode):
         layers: Mapping[int, str],  # id of a weight -> name of the layer
     ):
         super().__init__()
-        self.layers, self.notes, self.alive, self.wires = layers, {}, [], Wires({}, {})
+        self.layers, self.notes, self.alive, self.connections = layers, {}, [], Connections({}, {})
 
     def write(self, tensor: Tensor, origin: set[str]) -> None:
         self.notes[id(tensor)] = origin
@@ -140,7 +140,7 @@ class Notes(TorchFunctionMode):
 
     def sign(self, name: str, x: Tensor, out: Tensor) -> None:
         "A quantiser puts its name."
-        self.wires.makes[name] = self.notes.get(id(x), set())
+        self.connections.makes[name] = self.notes.get(id(x), set())
         self.write(out, {name})
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -150,7 +150,7 @@ class Notes(TorchFunctionMode):
         origin = set().union(*(self.notes.get(id(t), set()) for t in found)) | ({"cat"} if func is torch.cat else set())
         if isinstance(out, Tensor) and not isinstance(out, nn.Parameter):
             if layer:
-                self.wires.reads[layer] = origin
+                self.connections.reads[layer] = origin
             self.write(out, {layer} if layer else origin)
         return out
 
@@ -167,7 +167,7 @@ def layers(
 @torch.no_grad()
 def trace(
     model: nn.Module,  # with quantisers, all switched off
-) -> Wires:
+) -> Connections:
     "Who reads whom."
     notes, hooks = Notes({id(part.weight): name for name, part in layers(model).items()}), []
     for name, part in model.named_modules():
@@ -177,7 +177,7 @@ def trace(
         model(torch.zeros(1, 3, 64, 64, device=next(model.parameters()).device))
     for hook in hooks:
         hook.remove()
-    return notes.wires
+    return notes.connections
 
 # %% ../../nbs/6_deploy/63_quantize.ipynb #665c24e6
 KEPT = tuple(f"*.{name}" for name in PREDICTIONS)  # in float unless a policy says otherwise
@@ -205,37 +205,37 @@ def set_policy(
 ) -> None:
     "Switches quantisers on and off. Raises ValueError for a pattern that fits no layer, or if nothing is left to round."
     include, exclude = ([each] if isinstance(each, str) else list(each) for each in (include, exclude))
-    found, wires = layers(model), model.wires
+    found, connections = layers(model), model.connections
     whole = match(found, include) - match(found, exclude)
     if not whole:
         raise ValueError(f"policy: exclude {exclude} leaves nothing of include {include}")
     on, before = set(whole), None
     while on != before:  # until nobody new is needed
         before = set(on)
-        on |= {name for name, made in wires.makes.items() if made & whole}
-        read = set().union(*(origin for reader, origin in {**wires.reads, **wires.makes}.items() if reader in on))
-        on |= read & wires.makes.keys()  # not the layers: those in float need nobody
+        on |= {name for name, made in connections.makes.items() if made & whole}
+        read = set().union(*(origin for reader, origin in {**connections.reads, **connections.makes}.items() if reader in on))
+        on |= read & connections.makes.keys()  # not the layers: those in float need nobody
     parts = dict(model.named_modules())
-    for name in wires.makes:
+    for name in connections.makes:
         parts[name].enabled = name in on
     for name, part in found.items():
         part.kernel.enabled = name in whole
     model.metadata["quantization"] = {**model.metadata.get("quantization", {}), "include": include, "exclude": exclude}
 
 
-def set_flavour(
+def set_scheme(
     model: nn.Module,  # with quantisers; changed in place
-    flavour: str,      # of `FLAVOURS`
+    scheme: str,      # of `SCHEMES`
 ) -> None:
     "Chooses the integers of an engine: the ranges stay. Raises ValueError for an unknown one, or a float model."
-    if flavour not in FLAVOURS:
-        raise ValueError(f"flavour must be {' or '.join(FLAVOURS)}, not {flavour!r}")
+    if scheme not in SCHEMES:
+        raise ValueError(f"scheme must be {' or '.join(SCHEMES)}, not {scheme!r}")
     if not is_quantized(model):
         raise ValueError("this model has no quantisers: quantise it first, with quantize_ptq")
     for part in model.modules():
         if isinstance(part, Quantizer):
-            part.set_flavour(flavour)
-    model.metadata["quantization"] = {**model.metadata.get("quantization", {}), "flavour": flavour}
+            part.set_scheme(scheme)
+    model.metadata["quantization"] = {**model.metadata.get("quantization", {}), "scheme": scheme}
 
 # %% ../../nbs/6_deploy/63_quantize.ipynb #81816ce1
 def calibrate(
@@ -245,7 +245,7 @@ def calibrate(
 ) -> None:
     "Gives every quantiser its range. Raises DataError if the images are of one colour."
     parts, contrast = dict(model.named_modules()), False
-    watches = {name: Histogram() for name in model.wires.makes}
+    watches = {name: Histogram() for name in model.connections.makes}
     hooks = [parts[name].register_forward_hook(lambda part, x, out, watch=watch: watch.update(x[0])) for name, watch in watches.items()]
     for part in model.modules():
         if isinstance(part, Quantizer):
@@ -262,7 +262,7 @@ def calibrate(
         parts[name].signed.fill_(watch.low < 0)
         parts[name].top.fill_(find_range(watch, method, watch.low < 0))
     parts["backbone.stem.image"].top.fill_(1)
-    for group in side_by_side(model.wires):
+    for group in side_by_side(model.connections):
         widest, coarse = max(parts[name].top for name in group), any(parts[name].signed for name in group)
         for name in group:
             parts[name].top.copy_(widest)
@@ -270,13 +270,13 @@ def calibrate(
 
 
 def side_by_side(
-    wires: Wires,  # of a network
+    connections: Connections,  # of a network
 ) -> list[set[str]]:  # names of quantisers; no name is in two groups
     "Who must share a scale."
     groups = []
-    for name, made in wires.makes.items():
+    for name, made in connections.makes.items():
         if "cat" in made:
-            group = {name, *(each for each in made if each in wires.makes)}
+            group = {name, *(each for each in made if each in connections.makes)}
             groups, joined = [g for g in groups if not g & group], [g for g in groups if g & group]
             groups.append(group.union(*joined))
     return groups
@@ -310,7 +310,7 @@ def quantize_ptq(
     method: str = "minmax",          # minmax, percentile, entropy or mse
     include: Sequence[str] = ("*",),  # patterns of layers that compute in integers
     exclude: Sequence[str] = KEPT,   # patterns of those that do not, all the same
-    flavour: str = "cpu",            # cpu or tensorrt; can be changed later
+    scheme: str = "cpu",            # cpu or tensorrt; can be changed later
     batch_size: int = 8,             # images at a time
     seed: int = 0,                   # of the choice of images
     workers: int = 0,                # processes that read images
@@ -323,7 +323,7 @@ def quantize_ptq(
     set_policy(made, include, exclude)  # a wrong pattern is told before the work
     calibrate(made, calibration_batches(data, images, image_size, batch_size, seed, workers), method)
     set_policy(made, include, exclude)
-    set_flavour(made, flavour)
+    set_scheme(made, scheme)
     made.metadata["quantization"] |= {"method": method, "images": images, "image_size": image_size}
     return made
 
@@ -340,7 +340,7 @@ def rebuild(
     insert_quantizers(model)
     model.load_state_dict(dict(state))
     set_policy(model, known["include"], known["exclude"])
-    set_flavour(model, known["flavour"])
+    set_scheme(model, known["scheme"])
     return model
 
 # %% ../../nbs/6_deploy/63_quantize.ipynb #af7bfeb9
@@ -368,4 +368,4 @@ def summary(
     whole = [name for name, part in parts.items() if part.kernel.enabled]
     pairs = sum(part.enabled for part in model.modules() if isinstance(part, Quantizer))
     return {"int8_layers": len(whole), "float_layers": len(parts) - len(whole),
-            "int8_work": round(sum(work[name] for name in whole), 4), "pairs": pairs, "flavour": model.metadata["quantization"]["flavour"]}
+            "int8_work": round(sum(work[name] for name in whole), 4), "pairs": pairs, "scheme": model.metadata["quantization"]["scheme"]}

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d
 
 # %% auto #0
-__all__ = ['FLAVOURS', 'Quantizer', 'QuantConv2d', 'QuantUpsample', 'weight_quantizer']
+__all__ = ['SCHEMES', 'Quantizer', 'QuantConv2d', 'QuantUpsample', 'weight_quantizer']
 
 # %% ../../nbs/6_deploy/62_rounding.ipynb #7b22bd3d
-FLAVOURS = ("cpu", "tensorrt")
+SCHEMES = ("cpu", "tensorrt")
 
 
 class Quantizer(nn.Module):
@@ -33,9 +33,9 @@ class Quantizer(nn.Module):
         self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int32), persistent=False)
         self.enabled, self.limits = False, (-128, 127)
 
-    def set_flavour(self, flavour: str) -> None:
+    def set_scheme(self, scheme: str) -> None:
         "Chooses the integers."
-        whole = flavour == "tensorrt" or self.axis is not None
+        whole = scheme == "tensorrt" or self.axis is not None
         fine = not (whole or self.signed or self.coarse)
         self.limits = (-128, 127) if whole else (0, 255)
         self.scale.copy_(self.top.clamp(min=1e-8) / (255 if fine else 127))
