@@ -241,7 +241,7 @@ def demo(
     before = evaluate(get("yolo_nas_pose_n", pretrained_weights="toy"), ToyScenes(images, size, seed=7), size)
     print(f"   AP {before['AP']:.3f} on {images} scenes it has never seen")
     print(f"3. fine-tuning it for {steps} updates (a minute or two)")
-    result = run("toy", out=folder / "run", weights="toy", lr=1e-4, warmup_steps=10, epochs=1, max_steps=steps, image_size=size,
+    result = run("toy", out=folder / "run", weights="toy", lr=2e-5, warmup_steps=10, epochs=1, max_steps=steps, image_size=size,
                  train_scenes=8 * steps, val_scenes=images, batch_size=8, log_every=5, seed=seed)
     print(f"   AP {result.metrics['AP']:.3f} on the same scenes")
     print("4. predicting")

@@ -29,7 +29,7 @@ def coco_oks(
     sigmas: Sequence[float],  # K tolerances
 ) -> np.ndarray:              # (D, P) 0..1
     "How alike each detection and each labelled person are, as COCO counts it."
-    detected, labelled = np.asarray(detected, dtype=float)[..., :2], joints[..., 2] > 0
+    detected, areas, labelled = np.asarray(detected, dtype=float)[..., :2], np.asarray(areas, dtype=float), joints[..., 2] > 0
     apart = detected[:, None] - joints[..., :2]
     for p in np.flatnonzero(~labelled.any(1)):
         (x, y, w, h), labelled[p] = boxes[p], True
