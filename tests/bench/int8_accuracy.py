@@ -58,6 +58,8 @@ def main():
     words.add_argument("--scenes", type=int, default=500)
     words.add_argument("--images", type=int, default=64, help="for calibration")
     words.add_argument("--updates", type=int, default=150, help="of quantisation-aware training; 0: none")
+    words.add_argument("--batch", type=int, default=8, help="images of an update")
+    words.add_argument("--qat-method", default="minmax", help="how the ranges are found before quantisation-aware training")
     words.add_argument("--methods", nargs="*", default=["minmax", "percentile", "entropy", "mse"])
     words.add_argument("--engines", nargs="*", default=ENGINES)
     words.add_argument("--base", type=float, help="AP of the float model in per cent, where it is known from a run before")
@@ -102,9 +104,9 @@ def main():
         still = dict(flip=0, affine_p=0, colour_p=0, epochs=1, warmup_steps=0) if words.data else {}
         data = (Photographs(words.data, words.updates), judged) if words.data else None
         with tempfile.TemporaryDirectory() as folder:
-            result = quantize_qat("toy", model, folder, data, images=words.images, max_steps=words.updates, batch_size=8, image_size=words.size,
-                                  train_scenes=8 * words.updates, val_scenes=8, trackers=[], **still)
-            everywhere(f"QAT, {words.updates} updates", result.model)
+            result = quantize_qat("toy", model, folder, data, images=words.images, max_steps=words.updates, image_size=words.size,
+                                  batch_size=words.batch, train_scenes=words.batch * words.updates, val_scenes=8, trackers=[], method=words.qat_method, **still)
+            everywhere(f"QAT, {words.updates} updates of {words.batch}, {words.qat_method}", result.model)
 
 
 if __name__ == "__main__":
