@@ -45,6 +45,7 @@ _HOME = {
     **dict.fromkeys(["load_peers", "plot_frontier", "plot_stages", "plot_floor", "plot_roofline", "accuracy_table"], "deploy.frontier"),
     **dict.fromkeys(["quantize_ptq", "is_quantized", "set_flavour"], "deploy.quantize"),
     "sensitivity": "deploy.sensitivity",
+    **dict.fromkeys(["layer_times", "with_times"], "deploy.layer_times"),
     **dict.fromkeys(["quantize_qat", "qat_recipe"], "deploy.qat"),
 }
 
