@@ -20,7 +20,8 @@ _HOME = {
     "ReferenceTransform": "data.reference",
     **dict.fromkeys(["make_loader", "to_input"], "data.loader"),
     **dict.fromkeys(["YoloNASPose", "VARIANTS"], "model.network"),
-    **dict.fromkeys(["load_weights", "save_checkpoint", "load_checkpoint", "read_checkpoint"], "model.weights"),
+    "read_checkpoint": "model.pickles",
+    **dict.fromkeys(["load_weights", "save_checkpoint", "load_checkpoint"], "model.weights"),
     **dict.fromkeys(["get", "list_models"], "model.pretrained"),
     **dict.fromkeys(["postprocess", "to_source"], "model.postprocess"),
     "PoseLoss": "loss.pose_loss",
@@ -44,8 +45,9 @@ _HOME = {
     **dict.fromkeys(["Benchmark", "timing_table"], "deploy.timings"),
     "benchmark": "deploy.benchmark",
     **dict.fromkeys(["load_peers", "plot_frontier", "plot_stages", "plot_floor", "plot_roofline", "accuracy_table"], "deploy.frontier"),
-    **dict.fromkeys(["quantize_ptq", "is_quantized", "set_flavour"], "deploy.quantize"),
+    **dict.fromkeys(["quantize_ptq", "is_quantized", "set_scheme"], "deploy.quantize"),
     "sensitivity": "deploy.sensitivity",
+    **dict.fromkeys(["layer_times", "with_times"], "deploy.layer_times"),
     **dict.fromkeys(["quantize_qat", "qat_recipe"], "deploy.qat"),
 }
 

@@ -26,8 +26,9 @@ from .engine import Description, from_text, onnx_text
 
 
 # %% auto #0
-__all__ = ['ENGINES', 'LIMITS', 'Candidate', 'LayerTime', 'sum_up', 'about', 'openvino_text', 'OnnxRunner', 'run_many',
-           'OpenVinoRunner', 'read_precision', 'open_model', 'TorchRunner', 'as_file', 'open_runner']
+__all__ = ['ENGINES', 'LIMITS', 'Candidate', 'NodeTime', 'LayerTime', 'middle', 'sum_up', 'about', 'openvino_text', 'OnnxRunner',
+           'run_many', 'OpenVinoRunner', 'read_precision', 'openvino_nodes', 'open_model', 'TorchRunner', 'as_file',
+           'open_runner']
 
 # %% ../../nbs/6_deploy/69_runners.ipynb #ddc229b9
 ENGINES = {"torch": ("fp32", "bf16"), "torch-channels-last": ("fp32", "bf16"), "torch-compile": ("fp32", "bf16"),
@@ -68,6 +69,14 @@ class Candidate:
 
 
 # %% ../../nbs/6_deploy/69_runners.ipynb #f2d0c056
+class NodeTime(NamedTuple):
+    "Time of one node of a graph, in one run."
+    name: str       # in the words of the engine; of a node made of several, all their names, with commas
+    kind: str       # operator, in the words of the engine
+    precision: str  # as executed; "" where the engine does not tell
+    ms: float
+
+
 class LayerTime(NamedTuple):
     "Time of all layers of one kind and precision, in one run."
     kind: str       # operator, in the words of the engine
@@ -76,16 +85,25 @@ class LayerTime(NamedTuple):
     calls: int      # how many layers
 
 
+def middle(
+    events: Sequence[NodeTime],  # of several runs
+    runs: int,                   # how many
+) -> list[NodeTime]:             # each node once
+    "The median of the times of each node."
+    times = defaultdict(list)
+    for name, kind, precision, ms in events:
+        times[name, kind, precision].append(ms)
+    return [NodeTime(*key, float(np.median(found)) * len(found) / runs) for key, found in times.items()]
+
+
 def sum_up(
-    events: Sequence[tuple[str, str, float]],  # kind, precision, ms
-    runs: int,                                 # that they come from
-) -> list[LayerTime]:
-    "Times of one run, the longest first."
-    total, calls = defaultdict(float), Counter((kind, precision) for kind, precision, _ in events)
-    for kind, precision, ms in events:
-        total[kind, precision] += ms / runs
-    rows = [LayerTime(*key, ms, max(1, round(calls[key] / runs))) for key, ms in total.items()]
-    return sorted(rows, key=lambda row: -row.ms)
+    nodes: Sequence[NodeTime],
+) -> list[LayerTime]:  # the longest first
+    "Times by kind and precision."
+    total, calls = defaultdict(float), Counter((node.kind, node.precision) for node in nodes)
+    for node in nodes:
+        total[node.kind, node.precision] += node.ms
+    return sorted((LayerTime(*key, ms, calls[key]) for key, ms in total.items()), key=lambda row: -row.ms)
 
 # %% ../../nbs/6_deploy/69_runners.ipynb #35b9cf94
 def about(
@@ -135,8 +153,8 @@ class OnnxRunner:
         "The outputs."
         return self.session.run(None, {self.input: images} | self.rest)
 
-    def profile(self, images: np.ndarray, runs: int) -> list[LayerTime]:
-        "Time by kind of node."
+    def nodes(self, images: np.ndarray, runs: int) -> list[NodeTime]:
+        "Time of each node."
         with tempfile.TemporaryDirectory() as folder:
             session = self.open(self.threads, str(Path(folder) / "profile"))
             for _ in range(runs + 1):
@@ -145,7 +163,12 @@ class OnnxRunner:
         nodes = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
         nodes = nodes[len(nodes) // (runs + 1):]  # the first run warms up
         whole = re.compile("QLinear|.*Integer$|QGemm$")
-        return sum_up([(kind := e["args"]["op_name"], "int8" if whole.match(kind) else "fp32", e["dur"] / 1e3) for e in nodes], runs)
+        return middle([NodeTime(e["name"].removesuffix("_kernel_time"), kind := e["args"]["op_name"], "int8" if whole.match(kind) else "fp32", e["dur"] / 1e3)
+                       for e in nodes], runs)
+
+    def profile(self, images: np.ndarray, runs: int) -> list[LayerTime]:
+        "Time by kind of node."
+        return sum_up(self.nodes(images, runs))
 
     def streams(self, images: np.ndarray, count: int, seconds: float) -> float:
         "Runs per second, so many at once."
@@ -198,15 +221,13 @@ class OpenVinoRunner:
         "The outputs."
         return list(self.request.infer([images, *self.rest], share_inputs=True, share_outputs=True).values())
 
+    def nodes(self, images: np.ndarray, runs: int) -> list[NodeTime]:
+        "Time of each node, with the precision that was executed."
+        return openvino_nodes(self.compile(PERFORMANCE_HINT="LATENCY", PERF_COUNT=True), [images, *self.rest], runs)
+
     def profile(self, images: np.ndarray, runs: int) -> list[LayerTime]:
-        "Time by kind of layer, with the precision that was executed."
-        request = self.compile(PERFORMANCE_HINT="LATENCY", PERF_COUNT=True).create_infer_request()
-        events = []
-        for n in range(runs + 1):
-            request.infer([images, *self.rest], share_inputs=True)
-            events += [(e.node_type, read_precision(e.exec_type), e.real_time.total_seconds() * 1e3)
-                       for e in request.profiling_info if n and "EXECUTED" in str(e.status) and e.node_type not in ("Input", "Parameter", "Result", "Output")]
-        return sum_up(events, runs)
+        "Time by kind of layer."
+        return sum_up(self.nodes(images, runs))
 
     def streams(self, images: np.ndarray, count: int, seconds: float) -> float:
         "Runs per second, so many requests in flight."
@@ -228,6 +249,24 @@ def read_precision(
     "The precision in which OpenVINO says it executed a layer."
     word = text.upper().rsplit("_", 1)[-1]
     return {"I8": "int8", "U8": "int8", "BF16": "bf16", "F16": "fp16", "FP16": "fp16", "FP32": "fp32", "F32": "fp32", "I32": "int32", "I64": "int64"}.get(word, "")
+
+
+def openvino_nodes(
+    compiled: Any,                # model of OpenVINO that counts
+    inputs: Sequence[np.ndarray],
+    runs: int,                    # after one that warms up
+) -> list[NodeTime]:
+    "Time of each node, by the names that its parts had in the file."
+    parts = {}
+    for each in compiled.get_runtime_model().get_ops():
+        known = each.get_rt_info()
+        parts[each.get_friendly_name()] = known["originalLayersNames"].astype(str) if "originalLayersNames" in known else ""
+    request, events = compiled.create_infer_request(), []
+    for n in range(runs + 1):
+        request.infer(inputs, share_inputs=True)
+        events += [NodeTime(parts.get(e.node_name) or e.node_name, e.node_type, read_precision(e.exec_type), e.real_time.total_seconds() * 1e3)
+                   for e in request.profiling_info if n and "EXECUTED" in str(e.status) and e.node_type not in ("Input", "Parameter", "Result", "Output")]
+    return middle(events, runs)
 
 # %% ../../nbs/6_deploy/69_runners.ipynb #1ad65895
 def open_model(

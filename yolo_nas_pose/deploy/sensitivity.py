@@ -42,6 +42,13 @@ class Cost(NamedTuple):
     scores: float             # mean change of the person score, 0..1
     work: float               # share of all multiplications, 0..1
     ap_loss: float | None = None  # AP (0..1) that is lost, where it was measured
+    float_ms: float | None = None  # time in an engine, where it was measured
+    int8_ms: float | None = None   # the same, rounded
+
+    @property
+    def won(self) -> float | None:
+        "Milliseconds that rounding saves, where they were measured; negative if it costs."
+        return None if self.float_ms is None or self.int8_ms is None else self.float_ms - self.int8_ms
 
 
 def group_layers(
@@ -80,7 +87,7 @@ def sensitivity(
     image_size: int = 640,       # side of the input, px
     depth: int | None = None,    # 2: by stage; None: each convolution
     val: Sequence | None = None,  # labelled images, to measure AP too
-    worst: int = 5,              # groups for which AP is measured
+    worst: int | None = 5,       # groups for which AP is measured; None: all
     method: str = "minmax",      # of the observers
     batch_size: int = 8,         # images at a time
     seed: int = 0,               # of the choice of images
@@ -99,12 +106,14 @@ def sensitivity(
 
 
 def sensitivity_table(rows: Sequence[Cost]) -> str:
-    "The rows in Markdown."
-    lost = any(row.ap_loss is not None for row in rows)
-    lines = ["| layers | joints (px) | scores | work (%) |" + " AP lost (%) |" * lost, "| --- |" + " ---: |" * (3 + lost)]
+    "The rows in Markdown, with what was measured of them."
+    columns = {"joints (px)": ("joints", 1, 2), "scores": ("scores", 1, 3), "work (%)": ("work", 100, 1), "AP lost (%)": ("ap_loss", 100, 1),
+               "float (ms)": ("float_ms", 1, 3), "INT8 (ms)": ("int8_ms", 1, 3), "won (ms)": ("won", 1, 3)}
+    known = {title: how for title, how in columns.items() if any(getattr(row, how[0]) is not None for row in rows)}
+    lines = [" | ".join(("| layers", *known)) + " |", "| --- |" + " ---: |" * len(known)]
     for row in rows:
-        last = f" {'–' if row.ap_loss is None else f'{100 * row.ap_loss:.1f}'} |" * lost
-        lines.append(f"| {row.name} | {row.joints:.2f} | {row.scores:.3f} | {100 * row.work:.1f} |{last}")
+        values = [(getattr(row, name), factor, digits) for name, factor, digits in known.values()]
+        lines.append(" | ".join((f"| {row.name}", *("–" if value is None else f"{round(factor * value, digits) + 0.:.{digits}f}" for value, factor, digits in values))) + " |")
     return "\n".join(lines)
 
 
@@ -114,14 +123,21 @@ def plot_sensitivity(
     ax: Any = None,        # axes; None: new ones
     named: int = 4,        # groups that get their name written
 ) -> Any:                  # the axes
-    "Cost against share of the work."
+    "Cost against gain."
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 2.8), layout="constrained")[1]
-    ax.plot([100 * row.work for row in rows], [row.joints for row in rows], "o", ms=4)
-    for row in sorted(rows, key=lambda row: -row.joints)[:named]:
-        ax.annotate(row.name, (100 * row.work, row.joints), xytext=(5, 2), textcoords="offset points", fontsize=7)
-    ax.set(xlabel="share of the work (%)", ylabel="joints move (px)", ylim=(0, None))
+    timed, judged = (all(value is not None for value in values) for values in ([row.won for row in rows], [row.ap_loss for row in rows]))
+    points = [(row.won if timed else 100 * row.work, 100 * row.ap_loss if judged else row.joints, row.name) for row in rows]
+    ax.plot(*list(zip(*points))[:2], "o", ms=4)
+    middle = (min(points)[0] + max(points)[0]) / 2
+    for right, up, name in sorted(points, key=lambda point: -point[1])[:named]:
+        side, shift = ("right", -5) if right > middle else ("left", 5)
+        ax.annotate(name, (right, up), xytext=(shift, 2), textcoords="offset points", fontsize=7, ha=side)
+    ax.set(xlabel="time won (ms)" if timed else "share of the work (%)", ylabel="AP lost (%)" if judged else "joints move (px)")
+    if not judged:
+        ax.set_ylim(0, None)
     return ax
+
 
 # %% ../../nbs/6_deploy/64_sensitivity.ipynb #093edd13
 def spend_budget(
@@ -136,7 +152,7 @@ def spend_budget(
 ) -> list[dict]:              # AP lost and share of the work in integers after each step
     "Leaves as many layers in float as the budget demands. Raises ValueError where even the last one does not suffice."
     base, spared, steps = evaluate(model, val, image_size, batch_size)["AP"], list(exclude), []
-    queue = sorted(rows, key=lambda row: -row.joints / max(row.work, 1e-6))
+    queue = sorted(rows, key=lambda row: -row.joints / max(row.work if row.won is None else row.won, 1e-6))
     names = layers(made)
     while True:
         set_policy(made, ("*",), spared)
