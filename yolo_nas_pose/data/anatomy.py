@@ -12,12 +12,12 @@ import numpy as np
 
 from ..core.skeleton import GUESSED_SIGMA, Skeleton, split_words
 from .check import Finding, RawLabels, as_array, find, in_shares, marked
-from .coco import clean_boxes
+from .people import joint_hulls
 
 # %% auto #0
 __all__ = ['STEADY', 'SPREAD_TO_SIGMA', 'with_boxes', 'crossed_pairs', 'mirrored_faces', 'side_faults', 'estimate_sigmas',
-           'pairs_in_image', 'repeated', 'repeat_faults', 'SigmaAdvice', 'suggest_sigmas', 'check_sigmas',
-           'cells_inside', 'person_cells', 'size_faults']
+           'pairs_in_image', 'same_box', 'same_joints', 'repeated', 'repeat_faults', 'nearest_spread', 'SigmaAdvice',
+           'suggest_sigmas', 'check_sigmas', 'cells_inside', 'person_cells', 'size_faults']
 
 # %% ../../nbs/1_data/15_anatomy.ipynb #20f13924
 def with_boxes(
@@ -25,7 +25,7 @@ def with_boxes(
 ) -> RawLabels:
     "The labels with a box for everybody who has a labelled joint, made as `CocoPoses` makes it."
     none, boxes = ~(raw.boxes[:, 2:] > 0).all(-1), raw.boxes.copy()
-    hull = clean_boxes([None] * none.sum(), np.where(raw.seen[none][..., None], raw.joints[none], 0), str)
+    hull = joint_hulls(np.where(raw.seen[none][..., None], raw.joints[none], 0))
     boxes[none] = np.concatenate([hull[:, :2], hull[:, 2:] - hull[:, :2]], 1)
     return raw._replace(boxes=boxes)
 
@@ -116,19 +116,36 @@ def pairs_in_image(
     return np.concatenate(found)
 
 
+def same_box(
+    raw: RawLabels,     # the labels
+    pairs: np.ndarray,  # (R, 2) rows of people
+) -> np.ndarray:        # (R,) bool
+    "Whose boxes overlap by 0.9."
+    low, high, area = raw.boxes[:, :2], raw.boxes[:, :2] + raw.boxes[:, 2:], raw.boxes[:, 2:].prod(-1)
+    a, b = pairs.T
+    shared = (np.minimum(high[a], high[b]) - np.maximum(low[a], low[b])).clip(0).prod(-1)
+    return shared > .9 * (area[a] + area[b] - shared)
+
+
+def same_joints(
+    raw: RawLabels,     # the labels
+    pairs: np.ndarray,  # (R, 2) rows of people
+) -> np.ndarray:        # (R,) bool
+    "Who have three joints or more in common, and all of them within a hundredth of the size."
+    a, b = pairs.T
+    both, joints = raw.seen[a] & raw.seen[b], raw.joints[..., :2]
+    size = np.nan_to_num(np.sqrt(raw.boxes[:, 2:].prod(-1))[a, None])
+    near = np.linalg.norm(joints[a] - joints[b], axis=-1) < .01 * size + 1e-9
+    return (near | ~both).all(1) & (both.sum(1) >= 3)
+
+
 def repeated(
     raw: RawLabels,  # the labels
 ) -> np.ndarray:     # (R, 2) rows of people
-    "Pairs of annotations that seem to be of one person: boxes overlap by 0.9, or all joints agree within a hundredth of the size."
-    pairs = pairs_in_image(raw.rows)
-    pairs = pairs[~(raw.crowd | np.logical_or(*in_shares(raw)))[pairs].any(1)]
-    (a, b), low, high = pairs.T, raw.boxes[:, :2], raw.boxes[:, :2] + raw.boxes[:, 2:]
-    shared = (np.minimum(high[a], high[b]) - np.maximum(low[a], low[b])).clip(0).prod(-1)
-    area = raw.boxes[:, 2:].prod(-1)
-    joints, size = raw.joints[..., :2], np.sqrt(area)[a, None]
-    both = raw.seen[a] & raw.seen[b]
-    near = (np.linalg.norm(joints[a] - joints[b], axis=-1) < .01 * np.nan_to_num(size) + 1e-9) | ~both
-    return pairs[(shared > .9 * (area[a] + area[b] - shared)) | (near.all(1) & (both.sum(1) >= 3))]
+    "Pairs of annotations that seem to be of one person. Crowds, and people given in shares of the image, are not compared."
+    pairs, left_out = pairs_in_image(raw.rows), raw.crowd | np.logical_or(*in_shares(raw))
+    pairs = pairs[~left_out[pairs].any(1)]
+    return pairs[same_box(raw, pairs) | same_joints(raw, pairs)]
 
 # %% ../../nbs/1_data/15_anatomy.ipynb #468f9290
 def repeat_faults(
@@ -144,6 +161,23 @@ def repeat_faults(
                   lambda n: f"as {raw.ids[partner[n]]}")
 
 # %% ../../nbs/1_data/15_anatomy.ipynb #9451c65d
+def nearest_spread(
+    raw: RawLabels,     # the labels
+    areas: np.ndarray,  # (M,) px^2
+) -> np.ndarray:        # (K,) root mean square, as a share of the size; infinite where fewer than ten people tell
+    "How far each joint is from the one that is nearest to it."
+    usable = raw.seen & (areas > 0)[:, None]
+    size = np.sqrt(np.where(areas > 0, areas, 1))[:, None, None]
+    points = np.where(usable[..., None], raw.joints[..., :2], 0) / size
+    spread = np.full(raw.skeleton.num_joints, np.inf)
+    for k in range(len(spread)):
+        both = usable & usable[:, k:k + 1]
+        square = ((points - points[:, k:k + 1]) ** 2).sum(-1).sum(0, where=both) / both.sum(0).clip(1)
+        square[(both.sum(0) < 10) | (np.arange(len(square)) == k)] = np.inf
+        spread[k] = np.sqrt(square.min())
+    return spread
+
+# %% ../../nbs/1_data/15_anatomy.ipynb #17be7138
 SPREAD_TO_SIGMA = .22
 
 
@@ -160,19 +194,12 @@ def suggest_sigmas(
     "Sigmas from repeated annotations where there are enough, else a guess from the spread of joints about their neighbours."
     areas = np.where(raw.areas > 0, raw.areas, .53 * raw.boxes[:, 2:].prod(-1))
     pairs = repeated(raw)
-    a, b = pairs[(raw.joints[pairs[:, 0]] != raw.joints[pairs[:, 1]]).any((1, 2))].T
-    measured = estimate_sigmas(raw.joints[a], raw.joints[b], areas[a])
-    usable = raw.seen & (areas > 0)[:, None]
-    points = np.where(usable[..., None], raw.joints[..., :2], 0) / np.sqrt(np.where(areas > 0, areas, 1))[:, None, None]
-    spread = np.full(len(measured), np.inf)
-    for k in range(len(spread)):
-        both = usable & usable[:, k:k + 1]
-        square = ((points - points[:, k:k + 1]) ** 2).sum(-1).sum(0, where=both) / both.sum(0).clip(1)
-        square[(both.sum(0) < 10) | (np.arange(len(square)) == k)] = np.inf
-        spread[k] = np.sqrt(square.min())
+    copies = (raw.joints[pairs[:, 0]] == raw.joints[pairs[:, 1]]).all((1, 2))
+    first, second = pairs[~copies].T
+    measured, spread = estimate_sigmas(raw.joints[first], raw.joints[second], areas[first]), nearest_spread(raw, areas)
     guess = np.where(np.isfinite(spread), SPREAD_TO_SIGMA * spread, GUESSED_SIGMA).clip(.01, .2)
     known = np.isfinite(measured) & (measured > 0)
-    words = [f"{known.sum()} of {len(known)} joints measured on {len(a)} people who are labelled twice"] if known.any() else []
+    words = [f"{known.sum()} of {len(known)} joints measured on {len(first)} people who are labelled twice"] if known.any() else []
     words += [] if known.all() else [f"a guess for {(~known).sum()} joints, from the spread of each about its nearest one"]
     return SigmaAdvice(np.where(known, measured, guess), known, "; ".join(words))
 

@@ -13,7 +13,7 @@ import warnings
 import weakref
 import zlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.context import get_spawning_popen
 from pathlib import Path
@@ -25,12 +25,13 @@ from ..core.skeleton import SKELETONS, Skeleton, get_skeleton
 from ..core.structures import PoseSample
 from .files import check_category, find_split, read_labels
 from .formats import partners
-from .images import DataError, outline_extent, read_image
+from .images import DataError, read_image
+from .people import clean_joints, measure_people
 
 # %% auto #0
-__all__ = ['BOX_MARGIN', 'AREA_SHARE', 'Reading', 'plain', 'joint_order', 'file_skeleton', 'choose_skeleton', 'index_images',
-           'clean_joints', 'clean_boxes', 'Labels', 'index_labels', 'SharedLabels', 'CocoPoses', 'open_data',
-           'complete']
+__all__ = ['Reading', 'plain', 'joint_order', 'file_skeleton', 'has_joints', 'read_categories', 'match_columns',
+           'choose_skeleton', 'index_images', 'Labels', 'find_people', 'index_labels', 'SharedLabels', 'CocoPoses',
+           'open_data', 'joints_in_order', 'stated_values', 'complete']
 
 # %% ../../nbs/1_data/10_coco.ipynb #cf84dcac
 class Reading(NamedTuple):
@@ -86,37 +87,59 @@ def file_skeleton(
 
 
 # %% ../../nbs/1_data/10_coco.ipynb #36566306
-def choose_skeleton(
-    categories: list[dict],            # of the file
-    wanted: Skeleton | str | None,     # the skeleton the samples shall have, or None for the file's own
-    name: str,                         # of the file, for messages
-) -> Reading:
-    "The skeleton of the samples, and where the file keeps its joints. Raises DataError if they do not fit."
+def has_joints(category: dict) -> bool:
+    "Whether a category names its joints."
+    return isinstance(category.get("keypoints"), list) and len(category["keypoints"]) > 0
+
+
+def read_categories(
+    categories: list,  # of the file
+    name: str,         # of the file, for messages
+) -> list[dict]:       # those with joints; where none has, all
+    "The categories that are people. Raises DataError where there are none, or their joints differ."
     categories = [c for c in categories if isinstance(c, dict)]
     if not categories:
         raise DataError(f'{name}: the list "categories" is empty. Add the category that was labelled, with its joints.')
-    with_joints = [check_category(c, name) for c in categories if isinstance(c.get("keypoints"), list) and c["keypoints"]]
-    if len({tuple(map(plain, c["keypoints"])) for c in with_joints}) > 1:
-        counts = ", ".join(f"{c.get('name')!r} with {len(c['keypoints'])}" for c in with_joints)
+    people = [check_category(c, name) for c in categories if has_joints(c)]
+    if len({tuple(map(plain, c["keypoints"])) for c in people}) > 1:
+        counts = ", ".join(f"{c.get('name')!r} with {len(c['keypoints'])}" for c in people)
         raise DataError(f"{name}: the categories have different joints ({counts}). Split the file, one skeleton each.")
-    kept = with_joints or categories
-    ids, title = tuple(c.get("id", 1) for c in kept), "/".join(str(c.get("name", c.get("id"))) for c in kept)
-    if not with_joints:
-        if wanted is None:
-            raise DataError(f'{name}: no category lists the names of its joints ("keypoints"). Add them, or give CocoPoses(..., skeleton=...).')
-        skeleton = get_skeleton(wanted)
-        return Reading(skeleton, tuple(range(skeleton.num_joints)), ids, title)
-    names, skeleton = kept[0]["keypoints"], file_skeleton(kept[0], name) if wanted is None else get_skeleton(wanted)
+    return people or categories
+
+
+def match_columns(
+    names: list[str],    # joints of the file
+    skeleton: Skeleton,  # the joints that are wanted
+    title: str,          # of the category, for messages
+    name: str,           # of the file, for messages
+) -> tuple[int, ...]:    # K columns of the file
+    "Where the file keeps each joint; in its own order, with a warning, if the names differ. Raises DataError if the numbers do."
     if len(names) != skeleton.num_joints:
         raise DataError(f"{name}: category {title!r} has {len(names)} joints, the skeleton {skeleton.name!r} "
                         f"{skeleton.num_joints}. Give the skeleton of this file, or none to take the file's own.")
     order = joint_order(names, skeleton)
     if order is None:
         warnings.warn(f"{name}: the joints have other names than in skeleton {skeleton.name!r}; taken in the order "
-                      f"of the file, {names[0]!r} as {skeleton.joints[0]!r} and so on", stacklevel=2)
-    if isinstance(wanted, str) and (sigmas := kept[0].get("sigmas")):
-        skeleton = replace(skeleton, sigmas=tuple(float(sigmas[k]) for k in order or range(len(names))))
-    return Reading(skeleton, order or tuple(range(len(names))), ids, title)
+                      f"of the file, {names[0]!r} as {skeleton.joints[0]!r} and so on", stacklevel=3)
+    return order or tuple(range(len(names)))
+
+# %% ../../nbs/1_data/10_coco.ipynb #ea669925
+def choose_skeleton(
+    categories: list[dict],            # of the file
+    wanted: Skeleton | str | None,     # the skeleton the samples shall have, or None for the file's own
+    name: str,                         # of the file, for messages
+) -> Reading:
+    "The skeleton of the samples, and where the file keeps its joints. Raises DataError if they do not fit."
+    kept = read_categories(categories, name)
+    ids, title = tuple(c.get("id", 1) for c in kept), "/".join(str(c.get("name", c.get("id"))) for c in kept)
+    first, named = kept[0], has_joints(kept[0])
+    if wanted is None and not named:
+        raise DataError(f'{name}: no category lists the names of its joints ("keypoints"). Add them, or give CocoPoses(..., skeleton=...).')
+    skeleton = file_skeleton(first, name) if wanted is None else get_skeleton(wanted)
+    order = match_columns(first["keypoints"], skeleton, title, name) if named else tuple(range(skeleton.num_joints))
+    if named and isinstance(wanted, str) and (sigmas := first.get("sigmas")):
+        skeleton = replace(skeleton, sigmas=tuple(float(sigmas[k]) for k in order))
+    return Reading(skeleton, order, ids, title)
 
 # %% ../../nbs/1_data/10_coco.ipynb #6548d160
 def index_images(
@@ -141,64 +164,6 @@ def index_images(
     encoded = np.array([file.encode() for file in files]) if files else np.zeros(0, "S1")
     return np.array(list(rows), np.int64), encoded, np.array(sizes, np.int32).reshape(-1, 2)
 
-# %% ../../nbs/1_data/10_coco.ipynb #0c4ce073
-def clean_joints(
-    numbers: list,         # M lists or arrays of 3K numbers: x, y, visibility
-    order: Sequence[int],  # K columns, see `Reading`
-    where: Callable[[int], str],  # name of the record in a row, for messages
-    names: Sequence[str],  # K joints
-) -> np.ndarray:           # (M, K, 3) float64; x and y are 0 where the visibility is 0
-    "Joints as one array. Raises DataError at the first record with a number that means nothing."
-    def blame(row, text): raise DataError(f"{where(row)}: {text} Correct or remove this record.")
-    for row, one in enumerate(numbers):
-        if not isinstance(one, (list, tuple, array)) or len(one) != 3 * len(order):
-            found = f"{len(one)} numbers" if isinstance(one, (list, tuple, array)) else repr(one)[:80]
-            blame(row, f'"keypoints" has {found}, expected {3 * len(order)}: x, y and visibility of {len(order)} joints '
-                       f"({names[0]}, ...).")
-    try:
-        packed = b"".join(one if isinstance(one, array) else np.array(one, np.float64).tobytes() for one in numbers)
-        joints = np.frombuffer(packed).reshape(-1, len(order), 3)[:, list(order)]
-    except (TypeError, ValueError):
-        row = next(r for r, one in enumerate(numbers) if not all(isinstance(v, (int, float)) for v in one))
-        blame(row, f'"keypoints" holds something else than numbers: {str(numbers[row])[:80]}.')
-    x_y, visibility = joints[..., :2], joints[..., 2]
-    odd = ~np.isin(visibility, (0, 1, 2))
-    lost = (visibility > 0) & ~np.isfinite(x_y).all(-1)
-    for wrong, text in ((odd, "the visibility {2:g}, expected 0, 1 or 2."), (lost, "the place ({0}, {1}).")):
-        if wrong.any():
-            row, joint = np.argwhere(wrong)[0]
-            blame(row, f"joint {names[joint]!r} has " + text.format(*joints[row, joint]))
-    x_y[visibility == 0] = 0
-    return joints
-
-# %% ../../nbs/1_data/10_coco.ipynb #facafb15
-BOX_MARGIN = .1   # a missing box is the hull of the labelled joints, wider by this share of its longer side all around
-AREA_SHARE = .53  # a missing area is this share of the box
-
-
-def clean_boxes(
-    boxes: list,         # M of xywh px, or None where the file has none
-    joints: np.ndarray,  # (M, K, 3) x, y, visibility
-    where: Callable[[int], str],  # name of the record in a row, for messages
-) -> np.ndarray:         # (M, 4) float64 xyxy px; NaN where there is neither box nor joint
-    "Corner boxes. A box that is missing or has no extent comes from the joints."
-    raw = np.full((len(boxes), 4), np.nan)
-    for row, box in enumerate(boxes):
-        if box is None or len(box) == 0: continue
-        good = isinstance(box, (list, tuple)) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
-        if not good or min(box[2:]) < 0:
-            raise DataError(f"{where(row)}: the box {str(box)[:80]} is not x, y, width, height in px. Correct it.")
-        raw[row] = box
-    seen = joints[..., 2:] > 0
-    low = np.where(seen, joints[..., :2], np.inf).min(1, initial=np.inf)
-    high = np.where(seen, joints[..., :2], -np.inf).max(1, initial=-np.inf)
-    with np.errstate(invalid="ignore"):
-        margin = np.maximum(BOX_MARGIN * (high - low).max(-1, keepdims=True), 2)
-        hull = np.concatenate([low - margin, high + margin], -1)
-    hull[~seen.any((1, 2))] = np.nan
-    stated = np.isfinite(raw).all(-1, keepdims=True) & (raw[:, 2:].min(-1, keepdims=True) > 0)
-    return np.where(stated, np.concatenate([raw[:, :2], raw[:, :2] + raw[:, 2:]], -1), hull)
-
 # %% ../../nbs/1_data/10_coco.ipynb #91ea9278
 class Labels(NamedTuple):
     "All labels of a file in flat arrays: N images, M people, people in the order of the images (NumPy)."
@@ -218,6 +183,27 @@ class Labels(NamedTuple):
         return tuple(np.array(part[rows]) for part in (self.boxes, self.joints, self.areas, self.crowd))
 
 # %% ../../nbs/1_data/10_coco.ipynb #c7f251ff
+def find_people(
+    data: dict,              # content of a label file
+    reading: Reading,        # which categories
+    row_of: dict[int, int],  # id of an image -> its row
+    name: str,               # of the file, for messages
+) -> list[int]:              # places in the list "annotations" of the file
+    "The records that are people of an image. Raises DataError for one that is no record."
+    kept, stray = [], []
+    for n, record in enumerate(data["annotations"]):
+        if not isinstance(record, dict):
+            raise DataError(f"{name}: annotations[{n}] is no object: {str(record)[:80]}")
+        if record.get("category_id", reading.categories[0]) in reading.categories:
+            (kept if record.get("image_id") in row_of else stray).append(n)
+    if data["annotations"] and not kept and not stray:
+        warnings.warn(f"{name}: no annotation has a category of joints {reading.categories}; nobody is labelled", stacklevel=4)
+    if stray:
+        warnings.warn(f"{name}: {len(stray)} annotations belong to images that the file does not list; left out, first "
+                      f"annotations[{stray[0]}] of image {data['annotations'][stray[0]].get('image_id')}", stacklevel=4)
+    return kept
+
+# %% ../../nbs/1_data/10_coco.ipynb #c3975cc5
 def index_labels(
     data: dict,         # content of a label file
     reading: Reading,   # which joints, which categories
@@ -225,38 +211,24 @@ def index_labels(
 ) -> Labels:
     "The labels of a file, sorted once; nothing is searched later. Raises DataError for a record that means nothing."
     ids, files, sizes = index_images(data["images"], name)
-    row_of, kept, stray = {id: row for row, id in enumerate(ids.tolist())}, [], []
-    for n, record in enumerate(data["annotations"]):
-        if not isinstance(record, dict):
-            raise DataError(f"{name}: annotations[{n}] is no object: {str(record)[:80]}")
-        if record.get("category_id", reading.categories[0]) in reading.categories:
-            (kept if record.get("image_id") in row_of else stray).append(n)
-    if data["annotations"] and not kept and not stray:
-        warnings.warn(f"{name}: no annotation has a category of joints {reading.categories}; nobody is labelled", stacklevel=3)
-    if stray:
-        warnings.warn(f"{name}: {len(stray)} annotations belong to images that the file does not list; left out, first "
-                      f"annotations[{stray[0]}] of image {data['annotations'][stray[0]].get('image_id')}", stacklevel=3)
+    row_of = {id: row for row, id in enumerate(ids.tolist())}
+    kept = find_people(data, reading, row_of, name)
     people = [data["annotations"][n] for n in kept]
     def where(row):
         return f"{name}: annotations[{kept[row]}] (id {people[row].get('id')}, image {people[row]['image_id']})"
-    joints = clean_joints([p.get("keypoints") or array("d", bytes(24 * len(reading.order))) for p in people], reading.order, where,
-                          reading.skeleton.joints)
-    around = {row: outline for row, p in enumerate(people) if p.get("segmentation") and not (p.get("bbox") and p.get("area"))
-              and (outline := outline_extent(p["segmentation"]))}
-    boxes = clean_boxes([p.get("bbox") or around.get(row, [None])[0] for row, p in enumerate(people)], joints, where)
-    areas = np.array([p["area"] if isinstance(p.get("area"), (int, float)) and p["area"] > 0 else around.get(row, (0, 0))[1]
-                      for row, p in enumerate(people)], np.float64)
-    areas = np.where(areas > 0, areas, AREA_SHARE * (boxes[:, 2:] - boxes[:, :2]).prod(-1))
+    unlabelled = array("d", bytes(24 * len(reading.order)))
+    joints = clean_joints([p.get("keypoints") or unlabelled for p in people], reading.order, where, reading.skeleton.joints)
+    boxes, areas = measure_people(people, joints, where)
     empty = np.isnan(boxes).any(-1)
     if empty.any():
         warnings.warn(f"{name}: {empty.sum()} annotations have neither a box nor a labelled joint; left out, first "
                       f"annotations[{kept[int(empty.argmax())]}]", stacklevel=3)
     rows = np.array([row_of[p["image_id"]] for p in people], np.int64)
     order = np.flatnonzero(~empty)[np.argsort(rows[~empty], kind="stable")]
+    starts = np.searchsorted(rows[order], np.arange(len(ids) + 1))
     crowd = np.array([bool(p.get("iscrowd")) for p in people], bool)
-    return Labels(ids, files, sizes, np.searchsorted(rows[order], np.arange(len(ids) + 1)), *(
-        part[order].astype(kind) for part, kind in ((boxes, "f4"), (joints, "f4"), (areas, "f4"), (crowd, bool),
-                                                    (np.array(kept, np.int64), "i8"))))
+    boxes, joints, areas = (part[order].astype(np.float32) for part in (boxes, joints, areas))
+    return Labels(ids, files, sizes, starts, boxes, joints, areas, crowd[order], np.array(kept, np.int64)[order])
 
 # %% ../../nbs/1_data/10_coco.ipynb #78c0ae5f
 class SharedLabels:
@@ -346,27 +318,42 @@ def open_data(
     return CocoPoses(part.annotations, part.images, skeleton, name, found.format)
 
 # %% ../../nbs/1_data/10_coco.ipynb #5ae1d7e9
+def joints_in_order(
+    record: dict,          # of a person
+    order: Sequence[int],  # K columns, see `Reading`
+) -> list[float]:          # 3K numbers: x, y, visibility; zeros for what the record lacks
+    "The joints of a record in the order of a skeleton."
+    numbers = record.get("keypoints") or [0] * 3 * len(order)
+    return [0 if v is None or v != v else v for joint in order for v in numbers[3 * joint:3 * joint + 3]]
+
+
+def stated_values(
+    record: dict,     # of a person
+    box: np.ndarray,  # (4,) xyxy, px, as it was read
+) -> dict:
+    "What a record says, with a box in any case."
+    known = {key: value for key, value in record.items() if value is not None}
+    if not known.get("bbox") or min(known["bbox"][2:]) <= 0:
+        x1, y1, x2, y2 = box.tolist()
+        known["bbox"] = [x1, y1, x2 - x1, y2 - y1]
+    return known
+
+
 def complete(
     data: dict,        # content of a label file
     labels: Labels,    # the same, indexed
     reading: Reading,  # which joints, which categories
 ) -> dict:             # content of a label file
     "Labels with all that an evaluation asks for: ids, areas, counts, boxes, one category with the joints in order."
-    records = [data["annotations"][n] for n in labels.records]
+    records, people = [data["annotations"][n] for n in labels.records], []
     ids = [record.get("id") for record in records]
     numbered = all(isinstance(id, int) and id > 0 for id in ids) and len(set(ids)) == len(ids)
-    category = next((c for c in data["categories"] if isinstance(c, dict) and c.get("id", 1) == reading.categories[0]), {})
-    people = []
     for row, record in enumerate(records):
-        x1, y1, x2, y2 = labels.boxes[row].tolist()
-        points = record.get("keypoints") or [0] * 3 * len(reading.order)
-        points = [0 if v is None or v != v else v for joint in reading.order for v in points[3 * joint:3 * joint + 3]]
-        own = {key: value for key, value in record.items() if value is not None}
-        if not own.get("bbox") or min(own["bbox"][2:]) <= 0:
-            own["bbox"] = [x1, y1, x2 - x1, y2 - y1]
-        people.append({"area": float(labels.areas[row]), "num_keypoints": sum(v > 0 for v in points[2::3]), **own,
-                       "id": record["id"] if numbered else row + 1, "iscrowd": int(labels.crowd[row]),
-                       "category_id": reading.categories[0], "keypoints": points})
+        joints = joints_in_order(record, reading.order)
+        people.append({"area": float(labels.areas[row]), "num_keypoints": sum(v > 0 for v in joints[2::3]),
+                       **stated_values(record, labels.boxes[row]), "id": ids[row] if numbered else row + 1,
+                       "iscrowd": int(labels.crowd[row]), "category_id": reading.categories[0], "keypoints": joints})
+    category = next((c for c in data["categories"] if isinstance(c, dict) and c.get("id", 1) == reading.categories[0]), {})
     category = {**category, "id": reading.categories[0], "name": reading.name,
                 "keypoints": list(reading.skeleton.joints),
                 "skeleton": [[a + 1, b + 1] for a, b in reading.skeleton.links]}

@@ -24,8 +24,8 @@ from .formats import yolo_text
 from .images import DataError, image_size, read_image
 
 # %% auto #0
-__all__ = ['CROWD_LEVELS', 'write_whole', 'all_labels', 'write_coco', 'yolo_line', 'yolo_yaml', 'yolo_image', 'write_yolo',
-           'crowd_levels']
+__all__ = ['CROWD_LEVELS', 'write_whole', 'all_labels', 'write_coco', 'yolo_line', 'yolo_yaml', 'yolo_image', 'unique_names',
+           'beside_lines', 'reaches_beyond', 'write_split', 'write_yolo', 'crowd_levels']
 
 # %% ../../nbs/1_data/18_write.ipynb #0577f4ec
 def write_whole(
@@ -109,6 +109,59 @@ def yolo_image(
     return target, size
 
 
+def unique_names(
+    files: Sequence[Path],  # images
+    ids: Sequence[int],     # theirs
+) -> list[str]:             # file names; no two have the same stem, since that is what labels are called by
+    "Names for files that come together in one folder."
+    names, taken = [], set()
+    for file, id in zip(files, ids):
+        names.append(file.name if file.stem not in taken else f"{id}_{file.name}")
+        taken.add(file.stem)
+    return names
+
+# %% ../../nbs/1_data/18_write.ipynb #001b752b
+def beside_lines(
+    id: int,             # of an image
+    people: list[dict],  # annotations of the image in COCO format
+) -> dict:
+    "What lines of YOLO cannot say: the id, areas, and crowds with their place among the people."
+    crowds = [(n, {key: value for key, value in person.items() if key not in ("id", "image_id")})
+              for n, person in enumerate(people) if person["iscrowd"]]
+    return {"id": id, "areas": [person["area"] for person in people], "crowds": crowds}
+
+
+def reaches_beyond(
+    line: str,  # of YOLO
+) -> bool:
+    "Whether a box or a joint leaves the image."
+    shares = [float(word) for k, word in enumerate(line.split()[1:]) if k < 4 or k % 3 != 0]  # no visibilities
+    return any(not 0 <= share <= 1 for share in shares)
+
+
+def write_split(
+    data: CocoPoses,     # a part of a data set
+    folder: Path,        # of the YOLO data set
+    split: str,          # "train", "val", "test"
+    classes: list[str],  # names, by number
+) -> tuple[dict[str, dict], int]:  # image -> what its lines cannot say; number of images with something beyond their border
+    "Writes images and label texts of a part."
+    labels, people, beside, beyond = all_labels(data), {}, {}, 0
+    number = {category["id"]: classes.index(category["name"]) for category in labels["categories"]}
+    for person in labels["annotations"]:
+        people.setdefault(person["image_id"], []).append(person)
+    ids, files = data.labels.image_ids.tolist(), [data.path(i) for i in range(len(data))]
+    names, sizes = unique_names(files, ids), map(tuple, data.labels.sizes.tolist())
+    for id, file, name, size in zip(tqdm(ids, desc=f"writing {split}", disable=None, leave=False), files, names, sizes):
+        image, size = yolo_image(file, size, folder / "images" / split / name)
+        own = people.get(id, [])
+        lines = [yolo_line(person, number[person["category_id"]], size) for person in own if not person["iscrowd"]]
+        write_whole(yolo_text(image), "".join(line + "\n" for line in lines))
+        beside[image.relative_to(folder).as_posix()] = beside_lines(id, own)
+        beyond += any(map(reaches_beyond, lines))
+    return beside, beyond
+
+# %% ../../nbs/1_data/18_write.ipynb #cc4ec1a4
 def write_yolo(
     parts: dict[str, CocoPoses],  # "train", "val", "test" -> data set; one skeleton for all
     folder: str | Path,           # is made if missing
@@ -120,19 +173,9 @@ def write_yolo(
         raise DataError(f"{folder}: the parts need one skeleton, found {[skeleton.name for skeleton in skeletons]}.")
     classes = list(dict.fromkeys(category["name"] for data in parts.values() for category in all_labels(data)["categories"]))
     for split, data in parts.items():
-        labels, own, used = all_labels(data), {}, set()
-        names = {category["id"]: category["name"] for category in labels["categories"]}
-        for person in labels["annotations"]: own.setdefault(person["image_id"], []).append(person)
-        for i, id in enumerate(tqdm(data.labels.image_ids.tolist(), desc=f"writing {split}", disable=None, leave=False)):
-            source, size = data.path(i), tuple(data.labels.sizes[i].tolist())
-            name = source.name if source.stem not in used else f"{id}_{source.name}"
-            used.add(source.stem)
-            (image, size), people = yolo_image(source, size, folder / "images" / split / name), own.get(id, [])
-            lines = [yolo_line(p, classes.index(names[p["category_id"]]), size) for p in people if not p["iscrowd"]]
-            beyond += any(not 0 <= float(v) <= 1 for line in lines for k, v in enumerate(line.split()[1:]) if k < 4 or k % 3 != 0)
-            write_whole(yolo_text(image), "".join(line + "\n" for line in lines))
-            crowds = [(n, {k: v for k, v in p.items() if k not in ("id", "image_id")}) for n, p in enumerate(people) if p["iscrowd"]]
-            beside[image.relative_to(folder).as_posix()] = {"id": id, "areas": [p["area"] for p in people], "crowds": crowds}
+        unsaid, count = write_split(data, folder, split, classes)
+        beside |= unsaid
+        beyond += count
     if beyond:
         warnings.warn(f"{folder}: in {beyond} images a joint lies beyond the border; other YOLO programs leave such images out", stacklevel=2)
     write_whole(folder / "yolo_nas_pose.json", json.dumps(beside))

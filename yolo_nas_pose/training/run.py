@@ -39,8 +39,8 @@ from .recipe import Recipe, RecipeError
 
 # %% auto #0
 __all__ = ['TOYS', 'STATE', 'build_data', 'with_sigmas', 'build_model', 'build_transform', 'build_loss', 'examine_data', 'Run',
-           'make_folder', 'make_accelerator', 'choose_batch_size', 'start_run', 'write_whole', 'save_state',
-           'saved_recipe', 'load_state']
+           'make_accelerator', 'choose_batch_size', 'make_folder', 'open_samples', 'build_loader', 'start_run',
+           'write_whole', 'save_state', 'saved_recipe', 'load_state']
 
 # %% ../../nbs/5_training/54_run.ipynb #5129a876
 TOYS = {"toy": "people", "toy_animals": "animals"}  # data by name -> kind of `ToyScenes`
@@ -193,16 +193,6 @@ class Run:
         set_learning(self.accelerator.unwrap_model(self.model), frozen)
         set_training(self.accelerator.unwrap_model(self.model), frozen, self.recipe.norms)
 
-# %% ../../nbs/5_training/54_run.ipynb #475237a6
-def make_folder(
-    folder: Path,  # of a run
-) -> None:
-    "Makes it. Raises OSError that says what to do."
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"{folder}: this folder cannot be made ({error.strerror}). Choose another one with out=...") from error
-
 # %% ../../nbs/5_training/54_run.ipynb #4e162fad
 STATE = "state.pt"  # in the folder of a run
 
@@ -243,6 +233,43 @@ def choose_batch_size(
     return recipe.model_copy(update={"batch_size": min(gather_object([fits]))})
 
 # %% ../../nbs/5_training/54_run.ipynb #1ef37e10
+def make_folder(
+    folder: Path,  # of a run
+) -> None:
+    "Makes it. Raises OSError that says what to do."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{folder}: this folder cannot be made ({error.strerror}). Choose another one with out=...") from error
+
+
+def open_samples(
+    recipe: Recipe,            # checked
+    folder: Path,              # of the run
+    data: tuple | None,        # train and validation samples; None: those of the recipe
+    accelerator: Accelerator,  # its main process looks at the labels
+) -> tuple[Sequence, Sequence]:  # train and validation samples
+    "What to learn from, looked at before the first step of a run. Raises RecipeError and DataError."
+    if recipe.check_data and data is None and not recipe.data.startswith("toy") and not (folder / STATE).exists():
+        examine_data(recipe, folder, accelerator)
+    train, val = data or build_data(recipe)
+    if recipe.sigmas and tuple(train.skeleton.sigmas) != recipe.sigmas:
+        raise RecipeError("sigmas: they are for labels on disk. Toy scenes, and data given in Python, bring a skeleton with sigmas of its own.")
+    return train, val
+
+
+def build_loader(
+    recipe: Recipe,            # checked, with a number as its batch_size
+    skeleton: Skeleton,        # says who mirrors whom
+    images: Sequence,          # to learn from
+    accelerator: Accelerator,  # knows the processes
+) -> PoseLoader:
+    "The batches of one process of a run."
+    return make_loader(images, recipe.image_size, recipe.batch_size, build_transform(recipe, skeleton), shuffle=True,
+                       drop_last=True, workers=recipe.workers, seed=recipe.seed, rank=accelerator.process_index,
+                       world=accelerator.num_processes, pin_memory=accelerator.device.type == "cuda", multi_scale=recipe.multi_scale)
+
+# %% ../../nbs/5_training/54_run.ipynb #63ba5c01
 def start_run(
     recipe: Recipe,              # checked
     folder: Path,                # of the run; is made
@@ -255,11 +282,7 @@ def start_run(
     make_folder(folder)
     accelerator = make_accelerator(recipe, folder)
     set_seed(recipe.seed)
-    if recipe.check_data and data is None and not recipe.data.startswith("toy") and not (folder / STATE).exists():
-        examine_data(recipe, folder, accelerator)
-    train_set, val = data or build_data(recipe)
-    if recipe.sigmas and tuple(train_set.skeleton.sigmas) != recipe.sigmas:
-        raise RecipeError("sigmas: they are for labels on disk. Toy scenes, and data given in Python, bring a skeleton with sigmas of its own.")
+    train_set, val = open_samples(recipe, folder, data, accelerator)
     skeleton, images = train_set.skeleton, Tolerant(train_set)
     with accelerator.local_main_process_first():  # one process downloads for all
         model = build_model(recipe, skeleton, (folder / STATE).exists()) if model is None else model
@@ -273,9 +296,7 @@ def start_run(
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr)
     if recipe.norms == "sync":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    loader = make_loader(images, recipe.image_size, recipe.batch_size, build_transform(recipe, skeleton), shuffle=True,
-                         drop_last=True, workers=recipe.workers, seed=recipe.seed, rank=accelerator.process_index,
-                         world=accelerator.num_processes, pin_memory=accelerator.device.type == "cuda", multi_scale=recipe.multi_scale)
+    loader = build_loader(recipe, skeleton, images, accelerator)
     model, optimizer = accelerator.prepare(model, optimizer)
     average.model.to(accelerator.device)
     extra_loss = extra_loss.to(accelerator.device) if isinstance(extra_loss, nn.Module) else extra_loss
