@@ -12,8 +12,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 # %% auto #0
-__all__ = ['FILES', 'Weights', 'OwnSize', 'read_model', 'own_size', 'read_samples', 'judge_file', 'quantize', 'train_rounded',
-           'read_changes', 'export', 'benchmark', 'candidate', 'save_figures']
+__all__ = ['FILES', 'Weights', 'OwnSize', 'read_model', 'own_size', 'common_size', 'read_samples', 'judge_file', 'quantize',
+           'train_rounded', 'read_changes', 'export', 'benchmark', 'candidate', 'save_figures']
 
 # %% ../nbs/79_commands.ipynb #3aa654c5
 FILES = (".onnx", ".xml")
@@ -28,6 +28,8 @@ def read_model(
     "The model that is meant, ready to predict. Raises FileNotFoundError for a path without a file."
     from yolo_nas_pose.model.network import VARIANTS
     path = Path(model)
+    if model in ("toy", "coco_pose"):
+        raise ValueError(f"{model} are weights, not a model: give a variant such as yolo_nas_pose_n, and --weights {model}")
     if model not in VARIANTS and path.suffix and not path.is_file():
         raise FileNotFoundError(f"{model}: there is no such checkpoint. Check the path, or give one of {', '.join(VARIANTS)}.")
     if path.suffix in FILES:
@@ -46,6 +48,21 @@ def own_size(
     "The size of the input that a model was trained for, or that a file was made for."
     from yolo_nas_pose.model.network import trained_size
     return trained_size(model) if hasattr(model, "fuse") else model.description.image_size
+
+
+def common_size(
+    models: list[str],         # files, checkpoints, variants
+) -> int | tuple[int, int]:    # of the input: side, or (height, width), px
+    "The size that all files of this package were made for; 640 if they differ, or if there are none."
+    from yolo_nas_pose.deploy.engine import ModelFileError
+    sizes = set()
+    for model in models:
+        if Path(model).suffix in FILES and Path(model).is_file():
+            try:
+                sizes.add(own_size(read_model(model, None)))
+            except (ModelFileError, ImportError):  # a peer's file, or no engine: the measurement itself tells
+                continue
+    return sizes.pop() if len(sizes) == 1 else 640
 
 # %% ../nbs/79_commands.ipynb #eb4a664c
 def read_samples(
@@ -90,13 +107,13 @@ def quantize(
     weights: Weights = None,
     recipe: Annotated[Optional[str], typer.Option(help="Train on, as the sibling of this recipe says.")] = None,
     size: OwnSize = None,
-    images: Annotated[int, typer.Option(help="Training images to calibrate on.")] = 128,
+    images: Annotated[Optional[int], typer.Option(help="Training images to calibrate on; none: 128, or all if there are fewer.")] = None,
     method: Annotated[str, typer.Option(help="minmax, percentile, entropy or mse.")] = "minmax",
     keep: Annotated[Optional[list[str]], typer.Option(help="Layers that stay in float, such as 'heads.*'; repeatable; none: the predictions.")] = None,
     judge: Annotated[int, typer.Option(help="Toy scenes to compare on; of a folder, all validation images; 0: no comparison.")] = 200,
 ) -> None:
     "Makes an INT8 model of a trained one."
-    from yolo_nas_pose.deploy.quantize import KEPT, quantize_ptq
+    from yolo_nas_pose.deploy.quantize import KEPT, LEAST_IMAGES, quantize_ptq
     from yolo_nas_pose.metric.report import summary_table
     from yolo_nas_pose.model.weights import save_checkpoint
     from yolo_nas_pose.training.evaluate import evaluate
@@ -106,7 +123,8 @@ def quantize(
     if not hasattr(network, "fuse"):
         raise ValueError(f"{model}: a file cannot be quantised here. Give the checkpoint it was made from")
     size, kept = size or own_size(network), tuple(keep or KEPT)
-    train, val = (read_samples(data, split, network.skeleton, count, size) for split, count in (("train", 20 * images), ("val", judge)))
+    train, val = (read_samples(data, split, network.skeleton, count, size) for split, count in (("train", 20 * (images or 128)), ("val", judge)))
+    images = images or min(128, max(len(train), LEAST_IMAGES))
     if recipe is None:
         made = quantize_ptq(network, train, images=images, image_size=size, method=method, exclude=kept)
         path = save_checkpoint(out / "int8.safetensors", made, {"image_size": size})
@@ -185,7 +203,7 @@ def export(
 def benchmark(
     models: Annotated[list[str], typer.Argument(help="ONNX or OpenVINO files, checkpoints, names of variants.")],
     engine: Annotated[Optional[list[str]], typer.Option(help="onnxruntime, openvino or torch, with :bf16 and the like for a precision; repeatable.")] = None,
-    size: Annotated[int, typer.Option(help="Side of the input, px; a multiple of 32.")] = 640,
+    size: Annotated[Optional[int], typer.Option(help="Side of the input, px; a multiple of 32; none: that of the files, else 640.")] = None,
     batch: Annotated[Optional[list[int]], typer.Option(help="Images at a time; repeatable.")] = None,
     streams: Annotated[Optional[list[int]], typer.Option(help="Requests in flight, for throughput; repeatable.")] = None,
     rounds: Annotated[int, typer.Option(help="Bursts of each candidate.")] = 9,
@@ -197,7 +215,7 @@ def benchmark(
     from yolo_nas_pose.deploy.benchmark import benchmark as measure
     from yolo_nas_pose.deploy.timings import timing_table
     candidates = [candidate(model, each) for model in models for each in engine or ["onnxruntime"]]
-    result = measure(candidates, image_size=size, batch_sizes=tuple(batch or [1]), streams=tuple(streams or ()), rounds=rounds, threads=threads,
+    result = measure(candidates, image_size=size or common_size(models), batch_sizes=tuple(batch or [1]), streams=tuple(streams or ()), rounds=rounds, threads=threads,
                      end_to_end=tuple(path.read_bytes() for path in images or ()))
     out.mkdir(parents=True, exist_ok=True)
     result.save(out / "benchmark.json")

@@ -76,6 +76,16 @@ def test_a_file_is_validated_at_its_own_size_and_joint_by_joint(tmp_path):
     assert status == 0, err
     shown = {size: call("validate", tmp_path / "n.onnx", "toy", "--images", "6", "--per-joint", *size)[1] for size in ((), ("--size", "128"))}
     assert shown[()] == shown["--size", "128"] and "AP of the joint alone" in shown[()] and "left_wrist" in shown[()], shown
+    status, out, err = call("benchmark", tmp_path / "n.onnx", "--rounds", "1", "--out", tmp_path / "times")
+    assert status == 0 and (tmp_path / "times" / "benchmark.json").is_file(), err
+
+
+def test_a_small_folder_is_calibrated_on_as_a_whole(home, tmp_path):
+    data = write_toy(tmp_path / "nine", train=9, val=1, size=64)
+    status, _, err = call("quantize", "yolo_nas_pose_n", data, "--weights", "toy", "--size", "64", "--judge", "0", "--out", tmp_path / "int8")
+    assert status == 0 and load_checkpoint(tmp_path / "int8" / "int8.safetensors").metadata["quantization"]["images"] == 9, err
+    status, _, err = call("quantize", "yolo_nas_pose_n", home, "--weights", "toy", "--size", "64", "--out", tmp_path / "none")
+    assert status == 1 and "8 images are asked for, 4 are there" in err and "Give more data" in err
 
 
 def test_models_and_recipes_are_listed():
@@ -98,6 +108,7 @@ def test_models_and_recipes_are_listed():
     (["train", "toy", "model=yolo_nas_pose_q"], "did you mean"),
     (["validate", "nothere.safetensors"], "no such checkpoint"),
     (["recipe", "toy", "lr=fast"], "lr"),
+    (["validate", "toy"], "toy are weights, not a model"),
     (["quantize", "yolo_nas_pose_n", "toy", "lr=0.001"], "lr=0.001 would change a recipe, but none is named"),
 ])
 def test_mistakes_are_told_in_one_line(words, told, tmp_path, monkeypatch):

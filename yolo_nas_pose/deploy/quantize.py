@@ -296,7 +296,7 @@ def calibration_batches(
     "Some images of a data set, as for validation. Raises DataError where there are too few."
     if images < LEAST_IMAGES or len(data) < images:
         raise DataError(f"calibration: {images} images are asked for, {len(data)} are there; at least {LEAST_IMAGES} are needed, and 100 or more are "
-                        "better. " + ("Say images=..., or give more data" if len(data) >= LEAST_IMAGES else "Give more data"))
+                        "better. " + (f"Say images={len(data)} (--images {len(data)}), or give more data" if len(data) >= LEAST_IMAGES else "Give more data"))
     chosen = np.random.default_rng(seed).permutation(len(data))[:images].tolist()
     loader = make_loader(Subset(data, chosen), image_size, batch_size, workers=workers)
     return (to_input(batch.images) for batch in tqdm(loader, desc="calibrating", disable=None, leave=False))

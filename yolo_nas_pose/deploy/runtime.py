@@ -279,7 +279,7 @@ def settle(
     if any(side < 32 or side % 32 for side in size):
         raise ValueError(f"image_size must be made of multiples of 32, but is {image_size}")
     if size != told.image_size and not told.any_size:
-        raise ValueError(f"this file takes {told.image_size[1]} x {told.image_size[0]} px only. Export one with image_size={image_size}, or with any_size=True")
+        raise ValueError(f"this file takes {told.image_size[1]} x {told.image_size[0]} px only. Export one with image_size={image_size} (--size), or with any_size=True (--any-size)")
     inside = told.depth == "poses"
     if inside and sum(size[0] // stride * (size[1] // stride) for stride in told.strides) < told.pre_nms:
         raise ValueError(f"{size[1]} x {size[0]} px have fewer candidates than the {told.pre_nms} that this file ranks. Take a larger image_size")
@@ -290,7 +290,7 @@ def settle(
             raise ValueError(f"{name} must lie in 0..1, but is {value}")
     if inside and told.conf is not None and (conf < told.conf or iou != told.iou):
         raise ValueError(f"conf={told.conf} and iou={told.iou} are baked into this file; asked for {conf} and {iou}. "
-                         f'Export it with these, or with thresholds="inputs"')
+                         f'Export it with these, or with thresholds="inputs" (--thresholds inputs)')
     if not 1 <= post_nms <= pre_nms or batch_size < 1:
         raise ValueError(f"1 <= post_nms <= pre_nms and 1 <= batch_size must hold, but they are {post_nms}, {pre_nms} and {batch_size}")
     return conf, iou, size, min(batch_size, told.batch or batch_size), pre_nms, post_nms
