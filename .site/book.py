@@ -132,7 +132,7 @@ def read_book(root: Path) -> list[Page]:
 
     def place(page: Page):
         known = order.index(page.part) if page.part in PARTS else len(order) - 1.5
-        tutorial = FIRST.index(page.slug) if page.slug in FIRST else len(FIRST)
+        tutorial = FIRST.index(page.slug) if page.part == "tutorials" and page.slug in FIRST else len(FIRST)
         return page.target != "index.md", known, tutorial, page.name
 
     return sorted((Page(path, root) for path in paths), key=place)

@@ -236,3 +236,10 @@ def test_builder_is_readable():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 45, f"{path.name}: {node.name} is too long"
+
+
+def test_pages_stand_in_reading_order_even_where_a_tutorial_has_the_same_name(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / ".site"))
+    from book import read_book
+    numbers = [page.number for page in read_book(ROOT / "nbs") if page.part == "6_deploy"]
+    assert numbers == sorted(numbers) and len(numbers) > 15
