@@ -11,6 +11,7 @@ import importlib
 import io
 import logging
 import os
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -34,7 +35,7 @@ from ..model.postprocess import check_settings
 # %% auto #0
 __all__ = ['OPSETS', 'MEANINGS', 'PARTS', 'TYPES', 'ready_copy', 'survivors_recorded', 'survivors_read', 'axes_of', 'names_of',
            'write_graph', 'quiet', 'with_text', 'pack_weights', 'tensor_table', 'table_text', 'check_wishes',
-           'graph_of', 'export_onnx', 'write_checked', 'export_openvino']
+           'graph_of', 'export_onnx', 'check_candidates', 'write_checked', 'export_openvino']
 
 # %% ../../nbs/6_deploy/67_export.ipynb #c8650e53
 def ready_copy(
@@ -283,8 +284,7 @@ def export_onnx(
     need("onnx", "cpu"), need("onnxscript", "cpu") if dynamo else None
     check_settings(conf, iou, pre_nms, post_nms)
     if thresholds not in ("baked", "inputs") or precision not in ("fp32", "fp16") or engine not in ("cpu", "tensorrt"):
-        raise ValueError(f'thresholds are "baked" or "inputs", precision "fp32" or "fp16", engine "cpu" or "tensorrt", not {thresholds!r}, '
-                         f'{precision!r}, {engine!r}')
+        raise ValueError(f'thresholds: "baked" or "inputs", precision: "fp32" or "fp16", engine: "cpu" or "tensorrt", not {thresholds!r}, {precision!r}, {engine!r}')
     baked, size = depth == "poses" and thresholds == "baked", full_size(trained_size(model) if image_size is None else image_size)
     ready, kind = ready_copy(model, precision, engine)
     description = Description(model.skeleton, depth, size, any_size, batch, input_type, channel_order, layout, conf if baked else None,
@@ -298,10 +298,22 @@ def export_onnx(
     same = ready_copy(model)[0] if kind == "fp16" else ready
     exact = graph_of(same, description, conf, iou) if kind == "fp16" else graph
     all_rows = DecodedGraph(same, exact.pixels).eval()
+    if check and kind == "int8" and depth == "poses":
+        check_candidates(model, image_size=size, batch=batch, any_size=any_size, input_type=input_type, channel_order=channel_order, engine=engine,
+                         opset=opset, dynamo=dynamo)
     return write_checked(Path(path).expanduser(), ".onnx", lambda part: part.write_bytes(content),
                          (lambda part: check_file(part, exact, all_rows, description)) if check else None)
 
 # %% ../../nbs/6_deploy/67_export.ipynb #180a95ba
+def check_candidates(
+    model: nn.Module,  # quantised
+    **options: Any,    # as `export_onnx` has them
+) -> None:
+    "Exports all candidates of a model, to be checked and forgotten. Raises ModelFileError."
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(model, Path(folder) / "candidates.onnx", "decoded", **options)
+
+
 def write_checked(
     path: Path,        # where the file should lie
     suffix: str,       # it must have
