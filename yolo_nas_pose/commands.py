@@ -124,7 +124,7 @@ def quantize(
         raise ValueError(f"{model}: a file cannot be quantised here. Give the checkpoint it was made from")
     size, kept = size or own_size(network), tuple(keep or KEPT)
     train, val = (read_samples(data, split, network.skeleton, count, size) for split, count in (("train", 20 * (images or 128)), ("val", judge)))
-    images = images or min(128, max(len(train), LEAST_IMAGES))
+    images = images or min(128, max(len(train), LEAST_IMAGES))  # fewer than the least are refused later, with the way out
     if recipe is None:
         made = quantize_ptq(network, train, images=images, image_size=size, method=method, exclude=kept)
         path = save_checkpoint(out / "int8.safetensors", made, {"image_size": size})

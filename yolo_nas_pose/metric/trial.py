@@ -272,13 +272,16 @@ def read_trial(
     images = sorted({image["id"] for image in truth["images"]})
     number = {image: n for n, image in enumerate(images)}
     people = sorted((row for row in truth["annotations"] if row["image_id"] in number), key=lambda row: number[row["image_id"]])
-    seen, kinds = np.array([number[image] for image in found.images], dtype=int), np.array(found.categories)
-    order, trial = np.lexsort((-found.scores, seen)), Trial(truth, found, [], [], find_sigmas(truth["joints"], sigmas))
+    seen = np.array([number[image] for image in found.images], dtype=int)
+    order = np.lexsort((-found.scores, seen))
+    kinds = np.array(found.categories)[order]
+    trial = Trial(truth, found, [], [], find_sigmas(truth["joints"], sigmas))
     for category in truth["categories"]:
-        own, chosen = [row for row in people if row["category_id"] == category["id"]], order[kinds[order] == category["id"]]
-        there, whole = np.array([number[row["image_id"]] for row in own], dtype=int), columns(own, found, chosen, len(truth["joints"]))
-        scenes = {image: scene for image, scene in zip(images, cut(whole, there, seen[chosen], len(images), max_dets))
-                  if len(scene.joints) or len(scene.scores)}
-        trial.scenes.append(list(scenes.values()))
-        trial.images.append(list(scenes))
+        own = [row for row in people if row["category_id"] == category["id"]]
+        chosen = order[kinds == category["id"]]
+        there = np.array([number[row["image_id"]] for row in own], dtype=int)
+        scenes = cut(columns(own, found, chosen, len(truth["joints"])), there, seen[chosen], len(images), max_dets)
+        used = [n for n, scene in enumerate(scenes) if len(scene.joints) or len(scene.scores)]
+        trial.scenes.append([scenes[n] for n in used])
+        trial.images.append([images[n] for n in used])
     return trial

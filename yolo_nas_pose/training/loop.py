@@ -46,7 +46,7 @@ def train_step(
     run: Run,           # changed in place
     batch: PoseBatch,   # of this process
     update: bool,       # False while gradients are accumulated
-    mark: Callable[[str], None] = lambda part: None,  # told after each part, see [the profile](58_profile.ipynb)
+    mark: Callable[[str], None] = lambda part: None,  # is told of each part that is done
 ) -> dict[str, float]:  # parts of the loss, of all batches of the update so far
     "Forward, loss, backward and, if asked, an update. Raises TrainingStopped for a loss that is not finite."
     accelerator, recipe, pending = run.accelerator, run.recipe, run.pending
