@@ -141,7 +141,7 @@ class OnnxRunner:
 
     def open(self, threads: int, profile: str = ""):
         "A session."
-        options = session_options(self.ort, threads)
+        options = session_options(self.ort, threads, onnx_text(self.path))
         options.inter_op_num_threads = 1
         if profile:
             options.enable_profiling, options.profile_file_prefix = True, profile
