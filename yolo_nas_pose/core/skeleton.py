@@ -70,6 +70,7 @@ class Skeleton:
     links: tuple[tuple[int, int], ...]           # limbs to draw, joint numbers from 0
     mirror_pairs: tuple[tuple[int, int], ...]    # joints that trade places in a horizontal flip
     sigmas: tuple[float, ...]                    # K tolerances, as a share of the square root of the area
+    mirrorable: bool | None = None               # whether it may be learnt from a mirror; None: if there are mirror pairs
 
     def __post_init__(self):
         if not self.joints or len(set(self.joints)) < len(self.joints):
@@ -80,6 +81,8 @@ class Skeleton:
             raise ValueError(f"mirror pairs: a joint of {self.mirror_pairs} has two partners")
         if len(self.sigmas) != len(self.joints) or not all(0 < s < np.inf for s in self.sigmas):
             raise ValueError(f"{len(self.joints)} joints need as many positive sigmas, not {self.sigmas}")
+        if self.mirrorable not in (None, True, False):
+            raise ValueError(f"mirrorable must be true, false or left out, not {self.mirrorable!r}")
 
     @property
     def num_joints(self) -> int:
@@ -94,6 +97,11 @@ class Skeleton:
             order[a], order[b] = b, a
         return tuple(order)
 
+    @property
+    def flips(self) -> bool:
+        "Whether a mirrored picture shows something that occurs."
+        return bool(self.mirror_pairs) if self.mirrorable is None else self.mirrorable
+
     def number(self, joint: str) -> int:
         "Of the joint with this name, from 0. Raises ValueError for a name that no joint has."
         if joint not in self.joints:
@@ -106,12 +114,12 @@ class Skeleton:
 
     @classmethod
     def from_names(cls, names: Sequence[str], links: Iterable = (), mirror_pairs: Iterable | None = None,
-                   sigmas: Sequence[float] | None = None, name: str = "custom") -> Skeleton:
+                   sigmas: Sequence[float] | None = None, name: str = "custom", mirrorable: bool | None = None) -> Skeleton:
         "A skeleton of your own. Mirror pairs come from the names and sigmas are guessed where none are given."
         names = tuple(str(joint) for joint in names)
         pairs = infer_mirror_pairs(names) if mirror_pairs is None else check_layout(names, mirror_pairs, "mirror pairs")
         sigmas = (GUESSED_SIGMA,) * len(names) if sigmas is None else tuple(float(sigma) for sigma in sigmas)
-        return cls(str(name), names, check_layout(names, links, "links"), pairs, sigmas)
+        return cls(str(name), names, check_layout(names, links, "links"), pairs, sigmas, mirrorable)
 
 # %% ../../nbs/0_core/01_skeleton.ipynb #f2e027d5
 COCO17 = Skeleton.from_names(

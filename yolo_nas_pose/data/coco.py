@@ -81,10 +81,9 @@ def file_skeleton(
             warnings.warn(f"{where}: the links count joints from 0, COCO format from 1; read as meant", stacklevel=2)
         if len(good) < len(links):
             warnings.warn(f"{where}: {len(links) - len(good)} links name joints that do not exist; left out", stacklevel=2)
-        return Skeleton.from_names(names, good, pairs, sigmas or None, name=str(category.get("name", "custom")))
+        return Skeleton.from_names(names, good, pairs, sigmas or None, str(category.get("name", "custom")), category.get("mirrorable"))
     except ValueError as error:
         raise DataError(f"{where}: the joints make no skeleton: {error}. Correct the category.") from error
-
 
 # %% ../../nbs/1_data/14_coco.ipynb #36566306
 def has_joints(category: dict) -> bool:

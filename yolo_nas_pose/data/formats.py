@@ -68,8 +68,8 @@ def yolo_categories(
         raise DataError(f"{file}: kpt_names has {len(names)} names, kpt_shape says {joints} joints. Correct one of them.")
     classes = values.get("names") or ["object"]
     classes = classes if isinstance(classes, dict) else dict(enumerate(classes))
-    own = {"flip_idx": "flip_idx", "kpt_oks_sigmas": "sigmas", "skeleton": "skeleton"}
-    more = {key: values[name] for name, key in own.items() if values.get(name)}
+    own = {"flip_idx": "flip_idx", "kpt_oks_sigmas": "sigmas", "skeleton": "skeleton", "mirrorable": "mirrorable"}
+    more = {key: values[name] for name, key in own.items() if values.get(name) not in (None, [])}
     return [{"id": int(n) + 1, "name": str(name), "keypoints": [str(joint) for joint in names], **more}
             for n, name in classes.items()]
 

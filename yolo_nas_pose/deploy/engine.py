@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from ..core.processor import has_amx
 from ..core.skeleton import Skeleton, get_skeleton
 
 # %% auto #0
 __all__ = ['FORMAT', 'DEPTHS', 'KEYS', 'PROVIDERS', 'ENGINES', 'ModelFileError', 'Description', 'to_text', 'from_text', 'varint',
-           'fields', 'onnx_text', 'usable_cores', 'has_amx', 'need', 'OnnxRuntime', 'first_line', 'OpenVino',
-           'open_file']
+           'fields', 'onnx_text', 'usable_cores', 'need', 'OnnxRuntime', 'first_line', 'OpenVino', 'open_file']
 
 # %% ../../nbs/6_deploy/67_engine.ipynb #cb8b06e9
 FORMAT = 1  # of the description; grows when a reader must know
@@ -161,14 +160,6 @@ def usable_cores() -> int:
         return max(1, min(bound, int(float(quota) / float(period) + .5)))
     except (OSError, ValueError):
         return bound
-
-
-def has_amx() -> bool:
-    "Whether the processor multiplies matrices of bfloat16 in hardware tiles. False where nobody can tell."
-    try:
-        return bool(re.search(r"\bamx_bf16\b", Path("/proc/cpuinfo").read_text()))
-    except OSError:
-        return False
 
 
 def need(
