@@ -196,6 +196,8 @@ def recognise(
     ending = file.suffix.lower()
     if ending in (".yaml", ".yml"):
         keys = [key for key in ("train", "val", "valid", "test") if read_data_yaml(file).get(key)]
+        if not keys:
+            raise DataError(f'{file}: expected "train" or "val" with a folder of images, found none. Add them.')
         return Found("YOLO pose", file, {SPLIT_WORDS[key]: partial(read_yolo, file, key) for key in keys})
     if ending == ".xml":
         return Found("CVAT for images", file, {split: partial(Split, *part) for split, part in read_cvat(file).items()})

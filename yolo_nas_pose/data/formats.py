@@ -18,7 +18,7 @@ import yaml
 from tqdm import tqdm
 
 from ..core.skeleton import COCO17
-from .images import DataError, image_size
+from .images import DataError, Faults, known_size, naming
 
 # %% auto #0
 __all__ = ['SPLIT_WORDS', 'IMAGE_ENDINGS', 'Split', 'read_data_yaml', 'yolo_categories', 'partners', 'yolo_images', 'yolo_text',
@@ -82,7 +82,7 @@ def partners(
     "The mirror pairs of a list of partners. Raises DataError if it is none."
     if all(isinstance(pair, (list, tuple)) for pair in flip_idx):
         return tuple((int(a), int(b)) for a, b in flip_idx)
-    if sorted(flip_idx) != list(range(num_joints)) or any(flip_idx[other] != k for k, other in enumerate(flip_idx)):
+    if not all(isinstance(k, int) for k in flip_idx) or sorted(flip_idx) != list(range(num_joints)) or any(flip_idx[other] != k for k, other in enumerate(flip_idx)):
         raise DataError(f"{where}: flip_idx {flip_idx} does not say for each of {num_joints} joints, counted from 0, which one takes its "
                         f"place in a mirror. If 1 stands at place 2, 2 must stand at place 1.")
     return tuple((k, other) for k, other in enumerate(flip_idx) if k < other)
@@ -170,26 +170,24 @@ def read_yolo(
     file: Path,   # data.yaml
     split: str,   # "train", "val" or "test", as the file calls it
 ) -> Split:
-    "A part of a YOLO-pose data set. Raises DataError that names file and line."
-    values, root = read_data_yaml(file), file.parent
-    content = {"images": [], "annotations": [], "categories": yolo_categories(values, file)}
-    beside = root / "yolo_nas_pose.json"
-    more = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    "A part of a YOLO-pose data set; nobody is in an image that cannot be read. Raises DataError that names files and lines."
+    values, root, faults = read_data_yaml(file), file.parent, Faults()
+    with naming(str(file)): content = {"images": [], "annotations": [], "categories": yolo_categories(values, file)}
+    more = json.loads(beside.read_text(encoding="utf-8")) if (beside := root / "yolo_nas_pose.json").is_file() else {}
     paths = yolo_images(file, values, split)
     names = [path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path) for path in paths]
-    ids = [more[name]["id"] if name in more else 0 for name in names]
-    ids = ids if all(ids) else range(1, len(names) + 1)
+    ids = ids if all(ids := [more[name]["id"] if name in more else 0 for name in names]) else range(1, len(names) + 1)
     for path, name, id in zip(tqdm(paths, desc=f"reading {split}", disable=None, leave=False), names, ids):
-        size, own = image_size(path), more.get(name, {})
-        people, areas = yolo_people(yolo_rows(yolo_text(path), *values["kpt_shape"]), size), own.get("areas", ())
+        size, own, people = known_size(path), more.get(name, {}), []
+        with faults.of(str(yolo_text(path))): people = yolo_people(yolo_rows(yolo_text(path), *values["kpt_shape"])[:None if all(size) else 0], size)
         for place, record in own.get("crowds", ()):
             people.insert(place, {"iscrowd": 1, **record})
-        if len(areas) == len(people):
-            people = [{**person, "area": area} for person, area in zip(people, areas)]
+        if len(own.get("areas", ())) == len(people):
+            people = [{**person, "area": area} for person, area in zip(people, own.get("areas", ()))]
         content["images"].append({"id": id, "file_name": name, "height": size[0], "width": size[1]})
         content["annotations"] += [{"image_id": id, **person} for person in people]
-    for n, record in enumerate(content["annotations"], 1):
-        record["id"] = n
+    faults.stop()
+    for n, record in enumerate(content["annotations"], 1): record["id"] = n
     return Split(content, root)
 
 # %% ../../nbs/1_data/11_formats.ipynb #327e72b3
@@ -245,19 +243,20 @@ def read_cvat(
     categories = {category["name"]: category for category in cvat_categories(root)}
     if root.tag != "annotations" or not any(category["keypoints"] for category in categories.values()):
         raise DataError(f'{file}: expected CVAT annotations with at least one label of type "skeleton", found none.')
-    parts, gallery = {}, Gallery(file.parent)
+    parts, gallery, faults = {}, Gallery(file.parent), Faults()
     for image in root.iter("image"):
         split = SPLIT_WORDS.get((image.get("subset") or "").lower(), "all")
         part = parts.setdefault(split, {"images": [], "annotations": [], "categories": list(categories.values())})
         id, name = len(part["images"]) + 1, image.get("name")
-        boxes = {box.get("group_id"): [float(box.get("xtl")), float(box.get("ytl")), float(box.get("xbr")) - float(box.get("xtl")),
-                                       float(box.get("ybr")) - float(box.get("ytl"))] for box in image.iterfind("box")}
-        size = {side: int(image.get(side)) for side in ("height", "width")}
-        part["images"].append({"id": id, "file_name": gallery.find(name), **size})
-        for skeleton in image.iterfind("skeleton"):
-            category = categories[skeleton.get("label")]
-            person = cvat_person(skeleton, category["keypoints"], boxes, f"{file}: image {name!r}")
-            part["annotations"].append({"id": len(part["annotations"]) + 1, "image_id": id, "category_id": category["id"], **person})
+        with faults.of(where := f"{file}: image {name!r}"):
+            boxes = {box.get("group_id"): [float(box.get("xtl")), float(box.get("ytl")), float(box.get("xbr")) - float(box.get("xtl")),
+                                           float(box.get("ybr")) - float(box.get("ytl"))] for box in image.iterfind("box")}
+            part["images"].append({"id": id, "file_name": gallery.find(name), **{side: int(image.get(side) or 0) for side in ("height", "width")}})
+            for skeleton in image.iterfind("skeleton"):
+                category = categories[skeleton.get("label")]
+                person = cvat_person(skeleton, category["keypoints"], boxes, where)
+                part["annotations"].append({"id": len(part["annotations"]) + 1, "image_id": id, "category_id": category["id"], **person})
+    faults.stop()
     return {split: Split(part, file.parent) for split, part in parts.items()}
 
 # %% ../../nbs/1_data/11_formats.ipynb #4ed8ee8d
@@ -340,21 +339,22 @@ def read_label_studio(
     file: Path,  # JSON export
 ) -> Split:
     "The labels of a Label Studio project. Raises DataError that names the task."
-    gallery, images, people, names = Gallery(file.parent), [], [], {}
+    gallery, images, people, names, faults = Gallery(file.parent), [], [], {}, Faults()
     for task, regions in label_studio_tasks(file):
-        where = f"{file}: task {task.get('id')}"
-        texts = [text for text in (*task.get("data", {}).values(), task.get("file_upload")) if isinstance(text, str)]
-        name = next((text for text in texts if Path(text.split("?d=")[-1].split("?")[0]).suffix.lower() in IMAGE_ENDINGS), None)
-        if name is None:
-            raise DataError(f"{where}: its data names no image, found {str(task.get('data'))[:120]}. Export tasks of images.")
-        size = next(((r["original_height"], r["original_width"]) for r in regions if "original_height" in r), (0, 0))
-        images.append({"id": len(images) + 1, "file_name": gallery.find(name), "height": size[0], "width": size[1]})
-        for box, points in group_regions(regions, where):
-            label = box["rectanglelabels"][0] if box else "object"
-            names.setdefault(label, set()).update(points)
-            people.append({"id": len(people) + 1, "image_id": len(images), "category_id": label, "iscrowd": 0, "keypoints": {
-                joint: [value["x"] * size[1] / 100, value["y"] * size[0] / 100, 2] for joint, value in points.items()},
-                **({"bbox": percent_box(box, size)} if box else {})})
+        with faults.of(where := f"{file}: task {task.get('id')}"):
+            texts = [text for text in (*task.get("data", {}).values(), task.get("file_upload")) if isinstance(text, str)]
+            name = next((text for text in texts if Path(text.split("?d=")[-1].split("?")[0]).suffix.lower() in IMAGE_ENDINGS), None)
+            if name is None:
+                raise DataError(f"{where}: its data names no image, found {str(task.get('data'))[:120]}. Export tasks of images.")
+            size = next(((r["original_height"], r["original_width"]) for r in regions if "original_height" in r), None) or known_size(file.parent / gallery.find(name))
+            images.append({"id": len(images) + 1, "file_name": gallery.find(name), "height": size[0], "width": size[1]})
+            for box, points in group_regions(regions, where):
+                label = box["rectanglelabels"][0] if box else "object"
+                names.setdefault(label, set()).update(points)
+                people.append({"id": len(people) + 1, "image_id": len(images), "category_id": label, "iscrowd": 0, "keypoints": {
+                    joint: [value["x"] * size[1] / 100, value["y"] * size[0] / 100, 2] for joint, value in points.items()},
+                    **({"bbox": percent_box(box, size)} if box else {})})
+    faults.stop()
     def natural(joint): return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", joint)]
     joints = sorted(set().union(*names.values()), key=natural)
     if not joints:
