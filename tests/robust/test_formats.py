@@ -512,3 +512,22 @@ def test_label_studio_regions_that_mean_nothing(tmp_path, change):
 def test_label_studio_without_sizes_takes_those_of_the_image(tmp_path):
     animal = [{key: value for key, value in one.items() if not key.startswith("original")} for one in ANIMAL]
     np.testing.assert_allclose(open_data(studio(tmp_path, animal))[0].joints[0], [[40, 10, 2], [20, 30, 2], [60, 12, 2]], atol=1e-4)
+
+
+def coco(folder, file, name):
+    "One animal in COCO format, its image at 7.png of a folder."
+    labels = {"images": [{"id": 1, "file_name": name, "width": 100, "height": 80}], "categories": [{"id": 1, "name": "horse", "keypoints": HORSE}],
+              "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "keypoints": [v for joint in JOINTS for v in joint], "bbox": [10, 5, 60, 40]}]}
+    return write(folder, **{file: labels})
+
+
+def test_fiftyone_coco_layout(tmp_path):
+    write(coco(tmp_path, "labels.json", "7.png"), **{"data__7.png": (80, 100)})
+    assert open_data(tmp_path)[0].joints[0].tolist() == JOINTS
+
+
+def test_names_of_windows(tmp_path):
+    write(coco(tmp_path, "annotations__train.json", "train\\7.png"), **{"images__train__7.png": (80, 100)})
+    data = open_data(tmp_path, "train")
+    assert data[0].joints[0].tolist() == JOINTS
+    assert "image_missing" not in {one.fault for _, one in check_data(tmp_path, image_size=64).findings}
