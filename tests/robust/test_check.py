@@ -573,3 +573,15 @@ def test_command(toys, tmp_path):
     picture(toys, 4).unlink()
     shown = CliRunner().invoke(app, call)
     assert shown.exit_code == 1 and "ERROR    train: 1 of 40 images: there is no such file" in shown.stdout
+
+
+def test_pictures_of_another_day_are_not_shown(tmp_path):
+    from yolo_nas_pose.training.recipe import load_recipe
+    from yolo_nas_pose.training.run import examine_data, make_accelerator
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "data.html").write_text("of the run before")
+    recipe = load_recipe("finetune", data=str(tmp_path / "nowhere"), trackers=())
+    with pytest.raises(DataError, match="no such folder") as caught:
+        examine_data(recipe, out, make_accelerator(recipe, out))
+    assert "Pictures:" not in str(caught.value)

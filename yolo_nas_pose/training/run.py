@@ -131,11 +131,11 @@ def examine_data(
     words, page = None, folder / "data.html"
     if accelerator.is_main_process:
         try:
+            page.unlink(missing_ok=True)  # of another day
             checkup = check_data(recipe.data, recipe.skeleton, recipe.image_size, page, recipe.sigmas, ("train", "val"),
                                  max_broken=recipe.max_broken)
             for split, one in checkup.findings:
-                if one.level == "warning":
-                    print(f"{split}: {one}")
+                print(f"{split}: {one}") if one.level == "warning" else None
             checkup.stop()
         except DataError as error:
             words = f"{error}\n" + (f"Pictures: {page}. " if page.exists() else "") + "To train all the same: check_data: false."
