@@ -18,8 +18,8 @@ import typer
 from .commands import OwnSize, Weights, benchmark, export, judge_file, own_size, quantize, read_changes, read_model, read_samples
 
 # %% auto #0
-__all__ = ['app', 'Model', 'Size', 'Conf', 'Iou', 'main', 'predict', 'predict_pictures', 'predict_film', 'image_ids', 'train',
-           'validate', 'check_data', 'models', 'recipe', 'demo', 'demo_files']
+__all__ = ['app', 'Model', 'Size', 'Conf', 'Iou', 'main', 'interruption', 'predict', 'predict_pictures', 'predict_film',
+           'image_ids', 'train', 'validate', 'check_data', 'models', 'recipe', 'demo', 'demo_files']
 
 # %% ../nbs/96_cli.ipynb #3295590c
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -30,14 +30,26 @@ def main() -> None:
     "The command `yolo-nas-pose`: exit status 0, 1 for an error, 2 for wrong arguments, 130 for Ctrl-C."
     try:
         app()
-    except KeyboardInterrupt as error:
-        print("\n".join(["interrupted", *getattr(error, "__notes__", [])]), file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit) as error:
+        stopped = interruption(error)
+        if stopped is None:
+            raise
+        print("\n".join(["interrupted", *getattr(stopped, "__notes__", [])]), file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("YOLO_NAS_POSE_TRACEBACK"):
             raise
         print("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         sys.exit(1)
+
+
+def interruption(
+    error: BaseException | None,  # that ended a command
+) -> KeyboardInterrupt | None:    # its root, or None if it was another one
+    "The Ctrl-C behind an error: Typer turns it into a plain end of the program."
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
 
 # %% ../nbs/96_cli.ipynb #0d5e4246
 Model = Annotated[str, typer.Option(help="Name of a variant, checkpoint, ONNX or OpenVINO file.")]

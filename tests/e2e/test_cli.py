@@ -190,3 +190,20 @@ def test_the_empty_picture_list_names_the_folder(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(3))
     status, _, err = call("predict", tmp_path)
     assert status == 1 and tmp_path.name in err
+
+
+INTERRUPTED = """
+from yolo_nas_pose import cli
+from yolo_nas_pose.training import loop
+def train(*words, **more):
+    error = KeyboardInterrupt("stopped after update 3")
+    error.add_note("The last whole state is of update 3 of 6.")
+    raise error
+loop.train = train
+cli.main()
+"""
+
+
+def test_ctrl_c_says_how_to_go_on():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, "train", "toy"], capture_output=True, text=True)
+    assert done.returncode == 130 and done.stderr == "interrupted\nThe last whole state is of update 3 of 6.\n", (done.returncode, done.stderr)

@@ -8,6 +8,8 @@ import torch
 
 from yolo_nas_pose.core.skeleton import COCO17, CROWDPOSE14, get_skeleton
 from yolo_nas_pose.core.toy import write_toy
+from yolo_nas_pose.deploy.qat import qat_recipe, quantize_qat
+from yolo_nas_pose.deploy.quantize import is_quantized
 from yolo_nas_pose.model.network import YoloNASPose
 from yolo_nas_pose.model.weights import load_checkpoint, save_checkpoint
 from yolo_nas_pose.training.loop import train
@@ -38,7 +40,7 @@ def folders(tmp_path_factory):
     "A data set for each skeleton."
     made = {}
     for name, kind in (("coco17", "people"), ("animalpose20", "animals"), ("crowdpose14", "people")):
-        made[name] = write_toy(tmp_path_factory.mktemp(name) / "data", train=4, val=2, size=96, kind=kind)
+        made[name] = write_toy(tmp_path_factory.mktemp(name) / "data", train=8, val=2, size=96, kind=kind)
     for file in (made["crowdpose14"] / "annotations").glob("*.json"):
         file.write_text(json.dumps(crowdpose_labels(json.loads(file.read_text()))))
     return made
@@ -58,6 +60,23 @@ def test_two_updates(tmp_path, folders, name):
     again, start = load_checkpoint(result.folder / "best.safetensors"), load_checkpoint(begin)
     assert any(not torch.equal(a, b) for a, b in zip(again.heads.head1.state_dict().values(), start.heads.head1.state_dict().values()))
     assert (result.folder / "average.safetensors").exists() == bool(recipe.average_best)
+
+
+SIBLINGS = [pytest.param(name, marks=() if load_recipe(name).model[-1] == "n" else pytest.mark.slow) for name in list_recipes()]
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_two_updates_of_the_sibling_in_eight_bits(tmp_path, folders, name):
+    recipe, sibling = load_recipe(name), qat_recipe(name)
+    skeleton = recipe.skeleton or "coco17"
+    assert (sibling.model, sibling.skeleton, sibling.epochs) == (recipe.model, recipe.skeleton, max(1, recipe.epochs // 10))
+    assert sibling.lr == pytest.approx(recipe.lr / 100) and sibling.precision == "fp32"
+    small = dict(image_size=64, batch_size=2, val_batch_size=2, workers=0, max_steps=2, log_every=1, trackers=[], accumulate=1, data=str(folders[skeleton]))
+    torch.manual_seed(0)
+    result = quantize_qat(name, YoloNASPose(recipe.model, skeleton=skeleton), out=tmp_path / "run", images=8, **small)
+    rows = list(csv.DictReader((result.folder / "log.csv").open()))
+    assert [row["step"] for row in rows] == ["1", "2"] and all(np.isfinite(float(row["total"])) for row in rows)
+    assert is_quantized(load_checkpoint(result.folder / "best.safetensors"))
 
 
 def test_the_list_is_complete():

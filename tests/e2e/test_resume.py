@@ -1,5 +1,6 @@
 "A run that is killed at any moment, also while it writes, ends in the same weights as one that is not."
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -11,6 +12,8 @@ import time
 import pytest
 import torch
 
+from yolo_nas_pose.core.toy import ToyScenes
+from yolo_nas_pose.data.loader import make_loader
 from yolo_nas_pose.model.weights import load_checkpoint
 from yolo_nas_pose.training.loop import train
 
@@ -171,3 +174,19 @@ def test_a_crashed_worker_is_told_with_the_way_on(tmp_path):
     with pytest.raises(RuntimeError, match="worker") as error:
         train({**TINY, "workers": 1, "epochs": 2}, out=tmp_path / "run", data=(scenes, ToyScenes(2, 64)))
     assert any("state" in note for note in error.value.__notes__)
+
+
+class Listening(list):
+    "Samples whose id tells whether Ctrl-C would end the process that reads them."
+    def __getitem__(self, i):
+        return super().__getitem__(i)._replace(image_id=int(signal.getsignal(signal.SIGINT) == signal.SIG_IGN))
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_leave_ctrl_c_to_the_run(start):
+    "A terminal sends Ctrl-C to workers too; one that died of it would take the run along before its state is written."
+    if start not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {start} here")
+    loader = make_loader(Listening([ToyScenes(2, 64, seed=1)[n] for n in range(2)]), 64, 1, workers=1)
+    loader.loader.multiprocessing_context = start
+    assert [batch.image_ids for batch in loader] == [[1], [1]]

@@ -109,6 +109,21 @@ def test_resume_refuses_another_recipe_and_an_empty_folder(tmp_path):
         train(TINY, out=tmp_path / "run")
 
 
+def test_resume_refuses_another_number_of_images_or_processes(tmp_path):
+    "Epochs would be longer or shorter than planned, and the rate with them, and nobody would know."
+    few = {**TINY, "epochs": 1, "max_steps": 2}
+    scenes, val = ToyScenes(8, 64, seed=3), ToyScenes(2, 64, seed=7)
+    train(few, out=tmp_path / "run", data=(scenes, val))
+    with pytest.raises(RecipeError, match=r"images \(8, now 10\)"):
+        train(few, out=tmp_path / "run", resume=True, data=(ToyScenes(10, 64, seed=3), val))
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    torch.save(state | {"processes": 4}, tmp_path / "run" / "state.pt")
+    with pytest.raises(RecipeError, match=r"processes \(4, now 1\)"):
+        train(few, out=tmp_path / "run", resume=True, data=(scenes, val))
+    torch.save({key: value for key, value in state.items() if key not in ("images", "processes")}, tmp_path / "run" / "state.pt")
+    train(few, out=tmp_path / "run", resume=True, data=(scenes, val))  # a state that is older than this rule
+
+
 class Broken(list):
     "Samples with labels that were changed."
     skeleton = ToyScenes(1, 64).skeleton

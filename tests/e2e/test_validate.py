@@ -1,6 +1,7 @@
 "`validate` in Python and on the command line: numbers, COCO results that give the same numbers again, and a folder to look at."
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -39,6 +40,7 @@ def test_the_report_holds_numbers_figures_and_the_worst_images(done):
     numbers = json.loads((folder / "numbers.json").read_text())
     assert set(numbers) == {"metrics", "sizes", "joints", "swap_rate", "threshold"} and len(numbers["joints"]) == 17
     assert 0 <= numbers["threshold"]["score"] <= 1 and 0 <= numbers["swap_rate"] <= 1 and numbers["sizes"]["all"]["NME"] > 0
+    assert all(0 <= row["PCK10"] <= row["PCK"] <= 1 for row in (*numbers["joints"].values(), numbers["sizes"]["all"]) if row["PCK"] == row["PCK"])
     names = {path.name for path in folder.iterdir()}
     assert {"report.html", "plot_scores.png", "plot_precision_recall.png", "plot_errors.png", "worst_01.jpg", "worst_06.jpg"} <= names
     page = (folder / "report.html").read_text()
@@ -51,6 +53,21 @@ def test_a_model_that_finds_nobody_gets_a_report_too(tmp_path):
     scenes = ToyScenes(3, 96)
     page = write_report(tmp_path, scenes.ground_truth(), [], scenes, scenes.skeleton, {"AP": 0.})
     assert "there is no detection" in page.read_text() or "plot_scores" in page.read_text()
+    assert "nan%" not in page.read_text() and "Of no pair can be told" in page.read_text()
+
+
+def test_a_shift_ends_at_its_share_of_the_box(tmp_path):
+    from yolo_nas_pose.metric.diagnosis import report_numbers
+    truth = ToyScenes(6, 192, seed=3).ground_truth()
+    for share, pck10, pck in ((.05, 1, 1), (.15, 0, 1), (.25, 0, 0)):
+        found = []
+        for person in truth["annotations"]:
+            joints = np.array(person["keypoints"], float).reshape(-1, 3) + [share * max(person["bbox"][2:]), 0, 0]
+            found.append({"image_id": person["image_id"], "category_id": 1, "score": .9, "bbox": person["bbox"], "keypoints": joints.ravel().tolist()})
+        alone = {image: sum(p["image_id"] == image for p in truth["annotations"]) == 1 for image in {p["image_id"] for p in truth["annotations"]}}
+        one = {**truth, "annotations": [p for p in truth["annotations"] if alone[p["image_id"]]]}
+        row = report_numbers(one, [f for f in found if alone[f["image_id"]]], ynp.COCO17)["sizes"]["all"]
+        assert (row["PCK10"], row["PCK"]) == (pck10, pck) and row["people"] > 0
 
 
 def test_images_without_people_get_a_report_too(tmp_path):

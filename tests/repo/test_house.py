@@ -188,3 +188,16 @@ def test_nothing_private_is_mentioned():
         if path.suffix in (".py", ".md", ".yaml", ".yml", ".ini", ".toml", ".ipynb", "") and path.is_file():
             text = path.read_text(encoding="utf-8", errors="ignore")
             assert not re.search(r"/(?:work|home/\w+|root|opt)/", text), f"{name} holds a path of one machine"
+
+
+@pytest.mark.parametrize("path", sorted((NBS / "tutorials").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_tutorials_begin_as_promised(path):
+    "What it costs is said, one cell installs and leaves torch and NumPy alone, and a picture comes within the first three cells."
+    book = cells(path)
+    installs = [c["source"] for c in book if c["cell_type"] == "code" and "%pip install" in c["source"]]
+    assert len(installs) == 1 and book[1]["source"] == installs[0] and "find_spec" in installs[0]
+    assert not re.search(r"install.*\b(torch|numpy)\b", installs[0])
+    pictures = [n for n, c in enumerate(book) for o in c.get("outputs", []) if {"image/png", "image/jpeg"} & set(o.get("data", {}))]
+    assert pictures[0] <= 2, f"the first picture is in cell {pictures[0] + 1}"
+    words = " ".join(c["source"] for c in book[:4] if c["cell_type"] == "markdown")
+    assert re.search("minute|second", words) and "download" in words.lower(), "runtime and download are not stated"

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import cv2
 import numpy as np
 import pytest
+from pycocotools.mask import frPyObjects
 
 from yolo_nas_pose import check_data
 from yolo_nas_pose.core.skeleton import COCO17
@@ -186,6 +187,7 @@ LABELS = {
     "file_twice": ("warning", lambda c: c["images"].append({**c["images"][0], "id": 99}), 1, ["000001.png"], []),
     "annotation_record": ("error", lambda c: c["annotations"].append("ann"), 1, ["no object"], []),
     "no_image": ("warning", first(image_id=777), 1, ["image 777", "does not list"], []),
+    "category_unknown": ("warning", first(category_id=9), 1, ["category 9", "none that the file lists"], []),
     "annotation_id_twice": ("error", lambda c: people(c)[1].update(id=people(c)[0]["id"]), 1, ["2 times"], []),
     "joint_count": ("error", first(keypoints=[1, 2, 2] * 16), 1, ["48 values", "51 numbers"], []),
     "box_numbers": ("error", first(bbox=[1, 2, -3, 4]), 1, ["[1, 2, -3, 4]"], []),
@@ -310,6 +312,24 @@ def test_mirrored_set_is_an_error(original, content):
         swap(one, COCO17.mirror_pairs)
     one = examined(spoilt, original)[0]["mirrored"]
     assert one.level == "error" and one.count > 20
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_outline_is_a_place(original, content, packed):
+    "A crowd without a box is read by its outline, plain or packed, so the check must not call it lost."
+    rle = frPyObjects({"size": [SIZE, SIZE], "counts": [0, 500, SIZE * SIZE - 500]}, SIZE, SIZE)
+    counts, content = rle["counts"].decode() if packed else [0, 500, SIZE * SIZE - 500], copy.deepcopy(content)
+    content["annotations"].append({"id": 9998, "image_id": content["images"][0]["id"], "category_id": 1, "iscrowd": 1,
+                                   "segmentation": {"size": [SIZE, SIZE], "counts": counts}})
+    assert len(CocoPoses(content, original).labels.boxes) == len(content["annotations"])
+    assert "nothing" not in examined(content, original)[0]
+
+
+def test_ids_may_be_whole_floats(original, content):
+    content = copy.deepcopy(content)
+    for one in content["annotations"]:
+        one["image_id"] = float(one["image_id"])
+    assert set(examined(content, original)[0]) <= {"no_joints"}, examined(content, original)[1]
 
 
 def test_skeletons(original, content):
@@ -553,3 +573,15 @@ def test_command(toys, tmp_path):
     picture(toys, 4).unlink()
     shown = CliRunner().invoke(app, call)
     assert shown.exit_code == 1 and "ERROR    train: 1 of 40 images: there is no such file" in shown.stdout
+
+
+def test_pictures_of_another_day_are_not_shown(tmp_path):
+    from yolo_nas_pose.training.recipe import load_recipe
+    from yolo_nas_pose.training.run import examine_data, make_accelerator
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "data.html").write_text("of the run before")
+    recipe = load_recipe("finetune", data=str(tmp_path / "nowhere"), trackers=())
+    with pytest.raises(DataError, match="no such folder") as caught:
+        examine_data(recipe, out, make_accelerator(recipe, out))
+    assert "Pictures:" not in str(caught.value)

@@ -14,6 +14,7 @@ from yolo_nas_pose.core.structures import PoseSample
 from yolo_nas_pose.core.toy import write_toy
 from yolo_nas_pose.data.cache import CachedPoses
 from yolo_nas_pose.data.coco import CocoPoses, open_data
+from yolo_nas_pose.data.doctor import check_data
 from yolo_nas_pose.data.exports import Gallery
 from yolo_nas_pose.data.files import find_data
 from yolo_nas_pose.data.images import DataError, image_size, outline_extent, runs_mask
@@ -435,3 +436,98 @@ def test_mirrored_objects_without_sides(tmp_path):
         assert TrainTransform(32, replace(CUP, mirrorable=None), flip=1.).flip.p == 0
     with pytest.raises(DataError, match="mirrorable must be true, false or left out, not 'yes'"):
         CocoPoses({"images": [], "annotations": [], "categories": [{"id": 1, "name": "cup", "keypoints": ["rim"], "mirrorable": "yes"}]}, tmp_path)
+# --- Damage in the middle of an export -----------------------------------------------------------------------------
+
+@pytest.mark.parametrize("content", [b"", b"this is no image"])
+def test_an_unreadable_image_of_a_yolo_folder_costs_only_itself(tmp_path, content):
+    yolo(tmp_path)
+    write(tmp_path, **{"labels__train__8.txt": f"0 .5 .5 .6 .5 {shares()}"})
+    (tmp_path / "images" / "train" / "8.png").write_bytes(content)
+    data = open_data(tmp_path, "train")
+    assert len(data) == 2 and data.labels.starts.tolist() == [0, 1, 1]
+    refused(lambda: data[1], "8.png")
+    found = {one.fault: one for _, one in check_data(tmp_path, image_size=64).findings}
+    assert found["image_unreadable"].count == 1 and "8.png" in str(found["image_unreadable"])
+
+
+def test_all_bad_lines_of_a_yolo_folder_are_told_at_once(tmp_path):
+    yolo(tmp_path)
+    write(tmp_path, **{f"images__train__{n}.png": (80, 100) for n in range(20)}, **{f"labels__train__{n}.txt": "0 .5 .5 .6 .5" for n in range(20)})
+    refused(lambda: open_data(tmp_path, "train"), "20 faults", "labels/train/0.txt: line 1 has 5 numbers", "and 10 more")
+    findings = check_data(tmp_path, image_size=64).findings
+    assert [(split, one.fault) for split, one in findings if one.level == "error"] == [("train", "label_file")] and "20 faults" in str(findings[0][1])
+
+
+def test_a_part_that_cannot_be_read_does_not_hide_the_others(tmp_path):
+    yolo(tmp_path, val="images/val")
+    write(tmp_path, **{"images__val__9.png": (80, 100), "labels__val__9.txt": "0 .5"})
+    checkup = check_data(tmp_path, image_size=64)
+    assert list(checkup.parts) == ["train"] and [split for split, one in checkup.findings if one.fault == "label_file"] == ["val"]
+
+
+def test_people_of_a_class_that_nobody_lists_are_missed_aloud(tmp_path):
+    yolo(tmp_path, f"0 .5 .5 .6 .5 {shares()}\n7 .5 .5 .6 .5 {shares()}")
+    with pytest.warns(UserWarning, match="1 annotations have a category that the file does not list"):
+        assert len(open_data(tmp_path, "train").labels.boxes) == 1
+    found = {one.fault: one for _, one in check_data(tmp_path, image_size=64).findings}
+    assert found["category_unknown"].count == 1 and "category 8" in str(found["category_unknown"])
+
+
+def test_texts_without_an_image_are_missed_aloud(tmp_path):
+    yolo(tmp_path)
+    write(tmp_path, **{"labels__train__8.txt": f"0 .5 .5 .6 .5 {shares()}"})
+    found = {one.fault: one for _, one in check_data(tmp_path, image_size=64).findings}
+    assert found["text_alone"].level == "warning" and "no image" in str(found["text_alone"]) and "labels/train/8.txt" in str(found["text_alone"])
+
+
+def test_a_description_without_parts(tmp_path):
+    yolo(tmp_path, train=None)
+    refused(lambda: open_data(tmp_path), "data.yaml", "train", "val")
+    refused(lambda: check_data(tmp_path), "data.yaml")
+
+
+@pytest.mark.parametrize("keys", [{"names": {"a": "horse"}}, {"flip_idx": ["a", 2, 1]}])
+def test_numbers_that_are_words(tmp_path, keys):
+    refused(lambda: open_data(yolo(tmp_path, **keys), "train"), "data.yaml")
+
+
+@pytest.mark.parametrize("old, new", [('width="100"', 'width="wide"'), ("20.00,30.00", "20.00,up"), ('points="20.00,30.00"', "")])
+def test_cvat_records_that_mean_nothing(tmp_path, old, new):
+    body = f'<image id="0" name="7.png" width="100" height="80">{skeleton()}</image>'
+    refused(lambda: open_data(write(cvat(tmp_path, body.replace(old, new)), **{"7.png": (80, 100)})), "annotations.xml: image '7.png'")
+
+
+def test_cvat_without_sizes(tmp_path):
+    body = f'<image id="0" name="7.png">{skeleton()}</image>'
+    assert open_data(write(cvat(tmp_path, body), **{"7.png": (80, 100)}))[0].joints[0].tolist() == JOINTS
+
+
+@pytest.mark.parametrize("change", [lambda p: p["value"].update(keypointlabels=[]), lambda p: p["value"].pop("x"), lambda p: p["value"].update(y="up")])
+def test_label_studio_regions_that_mean_nothing(tmp_path, change):
+    animal = json.loads(json.dumps(ANIMAL))
+    change(animal[0])
+    refused(lambda: open_data(studio(tmp_path, animal)), "project.json: task 0")
+
+
+def test_label_studio_without_sizes_takes_those_of_the_image(tmp_path):
+    animal = [{key: value for key, value in one.items() if not key.startswith("original")} for one in ANIMAL]
+    np.testing.assert_allclose(open_data(studio(tmp_path, animal))[0].joints[0], [[40, 10, 2], [20, 30, 2], [60, 12, 2]], atol=1e-4)
+
+
+def coco(folder, file, name):
+    "One animal in COCO format, its image at 7.png of a folder."
+    labels = {"images": [{"id": 1, "file_name": name, "width": 100, "height": 80}], "categories": [{"id": 1, "name": "horse", "keypoints": HORSE}],
+              "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "keypoints": [v for joint in JOINTS for v in joint], "bbox": [10, 5, 60, 40]}]}
+    return write(folder, **{file: labels})
+
+
+def test_fiftyone_coco_layout(tmp_path):
+    write(coco(tmp_path, "labels.json", "7.png"), **{"data__7.png": (80, 100)})
+    assert open_data(tmp_path)[0].joints[0].tolist() == JOINTS
+
+
+def test_names_of_windows(tmp_path):
+    write(coco(tmp_path, "annotations__train.json", "train\\7.png"), **{"images__train__7.png": (80, 100)})
+    data = open_data(tmp_path, "train")
+    assert data[0].joints[0].tolist() == JOINTS
+    assert "image_missing" not in {one.fault for _, one in check_data(tmp_path, image_size=64).findings}

@@ -186,7 +186,7 @@ def test_unescaped_backslashes_do_not_stop_the_search(toys):
 
 def test_places_are_listed_once(toys):
     shutil.rmtree(toys / "images")
-    complaint(toys, lambda: find_coco(toys), "train.json has 000001.png, not found in ['images/train', 'train', 'images', 'annotations', '.']")
+    complaint(toys, lambda: find_coco(toys), "train.json has 000001.png, not found in ['images/train', 'train', 'images', 'data', 'annotations', '.']")
 
 
 def test_sentences_about_what_was_found_are_whole(toys):

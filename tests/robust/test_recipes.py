@@ -120,3 +120,16 @@ def test_a_skeleton_of_ones_own_is_a_part_of_the_recipe(tmp_path):
 def test_a_skeleton_that_is_none_is_explained(skeleton, words):
     with pytest.raises(RecipeError, match=words):
         load_recipe("finetune", skeleton=skeleton)
+
+
+@pytest.mark.parametrize("name", sorted(set(list_recipes()) - {"toy"}))
+def test_what_ap_to_expect_is_said(name):
+    from importlib.resources import files
+    text = (files("yolo_nas_pose") / "recipes" / f"{name}.yaml").read_text()
+    assert "Expected AP: " in text
+    assert ("published for" in text) == (name in {f"coco_{size}" for size in "nsml"})
+
+
+def test_the_short_schedule_closes_its_mosaics():
+    recipe = load_recipe("coco_s_short")
+    assert recipe.mosaic_p > 0 and 0 < recipe.close_epochs < recipe.epochs

@@ -115,3 +115,19 @@ def test_ap_follows_the_formula(engine):
     assert ap == pytest.approx({1: .7, .5: 0., 2: 1.})
     with pytest.raises(ValueError, match="3 joints need as many positive sigmas"):
         evaluate_coco(truth, answer, sigmas=[.05] * 4, engine=engine)
+
+
+@pytest.mark.parametrize("flag", [0, 1, 2])
+def test_flags_teach_what_the_table_says(flag):
+    "0 pulls at no place, 1 and 2 pull alike; the confidence of a joint learns whether it is labelled, hidden or not."
+    def gradients(flag):
+        joints = torch.tensor([[[50., 50, 2], [30., 40, flag]]])
+        places, logits = torch.tensor([[[[56., 50], [36., 44]]]], requires_grad=True), torch.zeros(1, 1, 2, requires_grad=True)
+        raw = RawPoses(None, None, places, logits, None, None)
+        targets = Targets(torch.tensor([[0., 0, 0, 100, 80]]), torch.cat([torch.zeros(1, 2, 1), joints], 2), torch.zeros(1, 2))
+        zero, one = torch.zeros(1, dtype=torch.long), torch.ones(1)
+        sum(joint_losses(raw, targets, Assignment(zero, zero, one, one.bool(), one[None], one[None].bool()), torch.tensor([.05, .05]))).backward()
+        return places.grad[0, 0, 1], float(logits.grad[0, 0, 1])
+    place, confidence = gradients(flag)
+    assert (place == 0).all() if flag == 0 else (place != 0).all() and torch.equal(place, gradients(2)[0])
+    assert (confidence > 0) == (flag == 0)

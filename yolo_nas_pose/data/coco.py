@@ -189,12 +189,19 @@ def find_people(
     name: str,               # of the file, for messages
 ) -> list[int]:              # places in the list "annotations" of the file
     "The records that are people of an image. Raises DataError for one that is no record."
-    kept, stray = [], []
+    listed = [category.get("id", 1) for category in data["categories"] if isinstance(category, dict)]
+    kept, stray, strange = [], [], []
     for n, record in enumerate(data["annotations"]):
         if not isinstance(record, dict):
             raise DataError(f"{name}: annotations[{n}] is no object: {str(record)[:80]}")
-        if record.get("category_id", reading.categories[0]) in reading.categories:
+        category = record.get("category_id", reading.categories[0])
+        if category in reading.categories:
             (kept if record.get("image_id") in row_of else stray).append(n)
+        elif category not in listed:
+            strange.append(n)
+    if strange:
+        warnings.warn(f"{name}: {len(strange)} annotations have a category that the file does not list; left out, first annotations[{strange[0]}] "
+                      f"with category {data['annotations'][strange[0]]['category_id']}", stacklevel=4)
     if data["annotations"] and not kept and not stray:
         warnings.warn(f"{name}: no annotation has a category of joints {reading.categories}; nobody is labelled", stacklevel=4)
     if stray:

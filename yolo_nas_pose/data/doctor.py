@@ -8,8 +8,9 @@ from __future__ import annotations
 import warnings
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +24,13 @@ from .chart import Checkup, Part, save_chart
 from .check import label_faults
 from .coco import read_labels
 from .files import find_data, find_split
+from .formats import yolo_text
 from .images import DataError, read_image
 from .raw_labels import Finding, RawLabels, find, read_raw
 
 # %% auto #0
-__all__ = ['LIKENESS', 'Look', 'look_at', 'look_at_all', 'image_faults', 'leakage', 'examine', 'parts_of', 'check_data']
+__all__ = ['LIKENESS', 'Look', 'look_at', 'look_at_all', 'image_faults', 'leakage', 'examine', 'parts_of', 'lone_texts',
+           'check_data']
 
 # %% ../../nbs/1_data/22_doctor.ipynb #ee1847a2
 class Look(NamedTuple):
@@ -151,17 +154,33 @@ def examine(
 
 # %% ../../nbs/1_data/22_doctor.ipynb #6d0f9c2d
 def parts_of(
-    data: str | Path,      # folder or label file, in any format that `find_data` knows
-    splits: Sequence[str],  # wanted, of train, val and test; none: all there are
-) -> dict[str, tuple]:     # split -> (label file or content, folder of images)
+    data: str | Path | Mapping,  # see `check_data`
+    splits: Sequence[str],       # wanted, of train, val and test; none: all there are
+) -> dict[str, Callable[[], tuple]]:  # split -> reads it: label file or content, folder of images
     "The parts of a data set, as training would take them. Raises DataError if there is none."
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*held out.*")  # training says it
-        if splits:
-            return {split: find_split(data, split, hold_out=.1)[0] for split in splits}
-        return {split: part() for split, part in find_data(data).splits.items()}
+    def read(split):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*held out.*")  # training says it
+            return find_split(data, split, hold_out=.1)[0]
+    if isinstance(data, Mapping):
+        return {split: partial(tuple, part) for split, part in data.items() if not splits or split in splits}
+    found = find_data(data)
+    return {split: partial(read, split) for split in splits} if splits else found.splits
 
 
+def lone_texts(
+    parts: dict[str, Part],  # of one data set
+) -> list[Finding]:
+    "Label texts of YOLO beside which no image was found. Nothing where there are no such texts at all."
+    images = [part.folder / file for part in parts.values() for file in part.raw.files]
+    texts = {yolo_text(image) for image in images}
+    folders = {text.parent for text in texts} - {image.parent for image in images}
+    there = [text for folder in folders if folder.is_dir() for text in folder.glob("*.txt")]
+    alone = [str(text) for text in sorted(set(there) - texts)]
+    return [] if len(alone) == len(there) else find("text_alone", "warning", f"{len(there)} label texts", alone, "there is no image of this name",
+                                                    "Copy the image, or remove the text.")
+
+# %% ../../nbs/1_data/22_doctor.ipynb #2b65f1c8
 def check_data(
     data: str | Path | Mapping,              # folder or label file of any known format; or split -> (label file or content, folder of images)
     skeleton: Skeleton | str | None = None,  # what the joints should be; None: what the files say
@@ -173,13 +192,12 @@ def check_data(
     max_broken: float = 0.,                  # share of the images that may be unreadable: a warning, no error
 ) -> Checkup:                                # print it, ask it for `findings`, or let it `stop` you
     "Everything that is wrong with a data set. Raises DataError if there is none."
-    found = data if isinstance(data, Mapping) else parts_of(data, splits)
+    found = parts_of(data, splits)
     name = "the given labels" if isinstance(data, Mapping) else str(data)
     parts, looks, common = {}, {}, []
-    for split, (labels, folder) in found.items():
-        if splits and split not in splits:
-            continue
+    for split, read in found.items():
         try:
+            labels, folder = read()
             parts[split], looks[split] = examine(labels, Path(folder), skeleton, image_size, sigmas, most_images, split, max_broken)
         except DataError as error:
             common.append((split, Finding("label_file", "error", 1, str(error).rstrip("."), "Nothing else was examined in this part.", ())))
@@ -190,6 +208,7 @@ def check_data(
             common.append((split, Finding("other_skeleton", "error", 1,
                                           f"the joints are not those of train: {', '.join(second.skeleton.joints[:4])}, ...",
                                           "Give both files the same category.", ())))
+    common += [] if isinstance(data, Mapping) else [("all", one) for one in lone_texts(parts)]
     checkup = Checkup(name, parts, common, image_size)
     if out is not None:
         save_chart(checkup, out)

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from .formats import IMAGE_ENDINGS, SPLIT_WORDS, Split
-from .images import DataError
+from .images import DataError, Faults, known_size
 
 # %% auto #0
 __all__ = ['Gallery', 'cvat_categories', 'cvat_person', 'open_cvat', 'cvat_boxes', 'read_cvat', 'group_regions',
@@ -109,18 +109,21 @@ def read_cvat(
     file: Path,  # annotations.xml
 ) -> dict[str, Split]:  # by split; "all" where the file names no subsets
     "The labels of a CVAT export. Raises DataError if it holds something else."
-    root, categories = open_cvat(file)
+    (root, categories), faults = open_cvat(file), Faults()
     parts, gallery = {}, Gallery(file.parent)
     for image in root.iter("image"):
         split, name = SPLIT_WORDS.get((image.get("subset") or "").lower(), "all"), image.get("name")
         part = parts.setdefault(split, {"images": [], "annotations": [], "categories": list(categories.values())})
-        id, boxes = len(part["images"]) + 1, cvat_boxes(image)
-        size = {side: int(image.get(side)) for side in ("height", "width")}
-        part["images"].append({"id": id, "file_name": gallery.find(name), **size})
-        for skeleton in image.iterfind("skeleton"):
-            category = categories[skeleton.get("label")]
-            person = cvat_person(skeleton, category["keypoints"], boxes, f"{file}: image {name!r}")
-            part["annotations"].append({"id": len(part["annotations"]) + 1, "image_id": id, "category_id": category["id"], **person})
+        id = len(part["images"]) + 1
+        with faults.of(where := f"{file}: image {name!r}"):
+            boxes = cvat_boxes(image)
+            size = {side: int(image.get(side) or 0) for side in ("height", "width")}
+            part["images"].append({"id": id, "file_name": gallery.find(name), **size})
+            for skeleton in image.iterfind("skeleton"):
+                category = categories[skeleton.get("label")]
+                person = cvat_person(skeleton, category["keypoints"], boxes, where)
+                part["annotations"].append({"id": len(part["annotations"]) + 1, "image_id": id, "category_id": category["id"], **person})
+    faults.stop()
     return {split: Split(part, file.parent) for split, part in parts.items()}
 
 # %% ../../nbs/1_data/10_exports.ipynb #2fe8ad29
@@ -183,13 +186,13 @@ def task_image(
     task: dict,            # of Label Studio
     regions: list[dict],   # of its annotation
     where: str,            # for messages
-) -> tuple[str, tuple[int, int]]:  # the name as the tool wrote it, and (height, width) px; zeros where nothing is drawn
+) -> tuple[str, tuple[int, int] | None]:  # the name as the tool wrote it, and (height, width) px; None where nothing is drawn
     "Which image a task shows. Raises DataError if it names none."
     texts = [text for text in (*task.get("data", {}).values(), task.get("file_upload")) if isinstance(text, str)]
     name = next((text for text in texts if Path(text.split("?d=")[-1].split("?")[0]).suffix.lower() in IMAGE_ENDINGS), None)
     if name is None:
         raise DataError(f"{where}: its data names no image, found {str(task.get('data'))[:120]}. Export tasks of images.")
-    return name, next(((r["original_height"], r["original_width"]) for r in regions if "original_height" in r), (0, 0))
+    return name, next(((r["original_height"], r["original_width"]) for r in regions if "original_height" in r), None)
 
 
 def natural(
@@ -203,17 +206,19 @@ def read_label_studio(
     file: Path,  # JSON export
 ) -> Split:
     "The labels of a Label Studio project. Raises DataError that names the task."
-    gallery, images, people, names = Gallery(file.parent), [], [], {}
+    gallery, images, people, names, faults = Gallery(file.parent), [], [], {}, Faults()
     for task, regions in label_studio_tasks(file):
-        where = f"{file}: task {task.get('id')}"
-        name, size = task_image(task, regions, where)
-        images.append({"id": len(images) + 1, "file_name": gallery.find(name), "height": size[0], "width": size[1]})
-        for box, points in group_regions(regions, where):
-            label = box["rectanglelabels"][0] if box else "object"
-            names.setdefault(label, set()).update(points)
-            places = {joint: [value["x"] * size[1] / 100, value["y"] * size[0] / 100, 2] for joint, value in points.items()}
-            people.append({"id": len(people) + 1, "image_id": len(images), "category_id": label, "iscrowd": 0, "keypoints": places,
-                           **({"bbox": percent_box(box, size)} if box else {})})
+        with faults.of(where := f"{file}: task {task.get('id')}"):
+            name, size = task_image(task, regions, where)
+            height, width = size or known_size(file.parent / gallery.find(name))
+            images.append({"id": len(images) + 1, "file_name": gallery.find(name), "height": height, "width": width})
+            for box, points in group_regions(regions, where):
+                label = box["rectanglelabels"][0] if box else "object"
+                names.setdefault(label, set()).update(points)
+                places = {joint: [value["x"] * width / 100, value["y"] * height / 100, 2] for joint, value in points.items()}
+                people.append({"id": len(people) + 1, "image_id": len(images), "category_id": label, "iscrowd": 0, "keypoints": places,
+                               **({"bbox": percent_box(box, (height, width))} if box else {})})
+    faults.stop()
     joints = sorted(set().union(*names.values()), key=natural)
     if not joints:
         raise DataError(f"{file}: no task has a key point. Label joints with KeyPointLabels, and people with RectangleLabels.")

@@ -21,8 +21,9 @@ from .formats import SPLIT_WORDS, Split, read_data_yaml, read_yolo
 from .images import DataError, decode, ends_early, read_image  # noqa: F401, also found here
 
 # %% auto #0
-__all__ = ['LABEL_FILES', 'from_animalpose', 'without_outlines', 'read_labels', 'check_category', 'split_of', 'first_images',
-           'image_home', 'find_coco', 'Found', 'recognise', 'find_data', 'only_images', 'held_out', 'find_split']
+__all__ = ['LABEL_FILES', 'from_animalpose', 'without_outlines', 'plain_names', 'read_labels', 'check_category', 'split_of',
+           'first_images', 'image_home', 'find_coco', 'Found', 'recognise', 'find_data', 'only_images', 'held_out',
+           'find_split']
 
 # %% ../../nbs/1_data/11_files.ipynb #d0ad7122
 def from_animalpose(
@@ -59,6 +60,16 @@ def without_outlines(
     return record
 
 # %% ../../nbs/1_data/11_files.ipynb #59f1a2ed
+def plain_names(
+    source: object,  # content of a label file; changed in place
+) -> None:
+    "Writes file names of images with slashes, where they come from Windows."
+    images = source.get("images") if isinstance(source, dict) else None
+    for image in images if isinstance(images, list) else ():
+        if isinstance(image, dict) and isinstance(image.get("file_name"), str) and "\\" in image["file_name"]:
+            image["file_name"] = image["file_name"].replace("\\", "/")
+
+
 def read_labels(
     source: str | Path | dict,  # a label file in COCO format, or its content
     whole: bool = True,         # all of it; False: without what an index does not need
@@ -77,6 +88,7 @@ def read_labels(
         try:
             content = content.decode(json.detect_encoding(content))
             source = json.loads(content, object_hook=None if whole else without_outlines)
+            plain_names(source)
         except ValueError as error:
             raise DataError(f"{name}: this is no complete JSON ({error}). If the file was cut off, copy it again; "
                             f'if it is another format, export it as "COCO keypoints".') from error
@@ -136,7 +148,7 @@ def first_images(
         more = head.lstrip(b"\xef\xbb\xbf \n\r\t").startswith(b"{")
         names = find(head) or (find(head + stream.read()) if more else [])
     try:
-        return [json.loads(name) for name in names[:20]]
+        return [json.loads(name).replace("\\", "/") for name in names[:20]]
     except ValueError:
         return []
 
@@ -147,7 +159,7 @@ def image_home(
 ) -> tuple[Path | None, str]:  # folder of its images, or None and why
     "Where the images of a label file are: where one of the first of them is."
     names, split, last = first_images(file), split_of(file.relative_to(folder)), file.stem.split("_")[-1]
-    places = dict.fromkeys([Path("images", last), Path(last), Path("images", split), Path(split), Path("images"),
+    places = dict.fromkeys([Path("images", last), Path(last), Path("images", split), Path(split), Path("images"), Path("data"),
                             file.parent.relative_to(folder), Path()])
     home = next((p for p in places if any((folder / p / name).is_file() for name in names)), None)
     why = f"has {names[0]}, not found in {[*map(str, places)]}" if names else "is not COCO"
@@ -197,6 +209,8 @@ def recognise(
     ending = file.suffix.lower()
     if ending in (".yaml", ".yml"):
         keys = [key for key in ("train", "val", "valid", "test") if read_data_yaml(file).get(key)]
+        if not keys:
+            raise DataError(f'{file}: expected "train" or "val" with a folder of images, found none. Add them.')
         return Found("YOLO pose", file, {SPLIT_WORDS[key]: partial(read_yolo, file, key) for key in keys})
     if ending == ".xml":
         return Found("CVAT for images", file, {split: partial(Split, *part) for split, part in read_cvat(file).items()})

@@ -14,11 +14,11 @@ import yaml
 from tqdm import tqdm
 
 from ..core.skeleton import COCO17
-from .images import DataError, image_size
+from .images import DataError, Faults, known_size, naming
 
 # %% auto #0
 __all__ = ['SPLIT_WORDS', 'IMAGE_ENDINGS', 'Split', 'read_data_yaml', 'yolo_categories', 'partners', 'yolo_images', 'yolo_text',
-           'yolo_lines', 'yolo_rows', 'yolo_people', 'read_yolo']
+           'yolo_lines', 'yolo_rows', 'yolo_people', 'beside_yolo', 'read_yolo']
 
 # %% ../../nbs/1_data/09_formats.ipynb #dca7b557
 class Split(NamedTuple):
@@ -77,7 +77,7 @@ def partners(
     "The mirror pairs of a list of partners. Raises DataError if it is none."
     if all(isinstance(pair, (list, tuple)) for pair in flip_idx):
         return tuple((int(a), int(b)) for a, b in flip_idx)
-    if sorted(flip_idx) != list(range(num_joints)) or any(flip_idx[other] != k for k, other in enumerate(flip_idx)):
+    if not all(isinstance(k, int) for k in flip_idx) or sorted(flip_idx) != list(range(num_joints)) or any(flip_idx[other] != k for k, other in enumerate(flip_idx)):
         raise DataError(f"{where}: flip_idx {flip_idx} does not say for each of {num_joints} joints, counted from 0, which one takes its "
                         f"place in a mirror. If 1 stands at place 2, 2 must stand at place 1.")
     return tuple((k, other) for k, other in enumerate(flip_idx) if k < other)
@@ -169,28 +169,37 @@ def yolo_people(
             for row, box, joints in zip(rows, boxes.tolist(), points.reshape(-1, rows.shape[1] - 5).tolist())]
 
 # %% ../../nbs/1_data/09_formats.ipynb #dbb72959
+def beside_yolo(
+    file: Path,         # data.yaml
+    names: list[str],   # of its images
+) -> tuple[list[dict], list[int]]:  # for each image what the lines cannot say, and its id
+    "What our writer leaves beside the description; nothing, and ids from 1, where it has left nothing."
+    beside = file.parent / "yolo_nas_pose.json"
+    more = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    ids = [more[name]["id"] if name in more else 0 for name in names]
+    return [more.get(name, {}) for name in names], ids if all(ids) else list(range(1, len(names) + 1))
+
+
 def read_yolo(
     file: Path,   # data.yaml
     split: str,   # "train", "val" or "test", as the file calls it
 ) -> Split:
-    "A part of a YOLO-pose data set. Raises DataError that names file and line."
-    values, root = read_data_yaml(file), file.parent
-    content = {"images": [], "annotations": [], "categories": yolo_categories(values, file)}
-    beside = root / "yolo_nas_pose.json"
-    more = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    "A part of a YOLO-pose data set; nobody is in an image that cannot be read. Raises DataError that names files and lines."
+    values, root, faults, images, people = read_data_yaml(file), file.parent, Faults(), [], []
+    with naming(str(file)):
+        categories = yolo_categories(values, file)
     paths = yolo_images(file, values, split)
     names = [path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path) for path in paths]
-    ids = [more[name]["id"] if name in more else 0 for name in names]
-    ids = ids if all(ids) else range(1, len(names) + 1)
-    for path, name, id in zip(tqdm(paths, desc=f"reading {split}", disable=None, leave=False), names, ids):
-        size, own = image_size(path), more.get(name, {})
-        people, areas = yolo_people(yolo_rows(yolo_text(path), *values["kpt_shape"]), size), own.get("areas", ())
+    for path, name, own, id in zip(tqdm(paths, desc=f"reading {split}", disable=None, leave=False), names, *beside_yolo(file, names)):
+        size, found = known_size(path), []
+        with faults.of(str(yolo_text(path))):
+            found = yolo_people(yolo_rows(yolo_text(path), *values["kpt_shape"])[:None if all(size) else 0], size)
         for place, record in own.get("crowds", ()):
-            people.insert(place, {"iscrowd": 1, **record})
-        if len(areas) == len(people):
-            people = [{**person, "area": area} for person, area in zip(people, areas)]
-        content["images"].append({"id": id, "file_name": name, "height": size[0], "width": size[1]})
-        content["annotations"] += [{"image_id": id, **person} for person in people]
-    for n, record in enumerate(content["annotations"], 1):
-        record["id"] = n
-    return Split(content, root)
+            found.insert(place, {"iscrowd": 1, **record})
+        if len(areas := own.get("areas", ())) == len(found):
+            found = [{**person, "area": area} for person, area in zip(found, areas)]
+        images.append({"id": id, "file_name": name, "height": size[0], "width": size[1]})
+        people += [{"image_id": id, **person} for person in found]
+    faults.stop()
+    people = [{**person, "id": n} for n, person in enumerate(people, 1)]
+    return Split({"images": images, "annotations": people, "categories": categories}, root)

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,12 +15,51 @@ import cv2
 import numpy as np
 
 # %% auto #0
-__all__ = ['MARK', 'DataError', 'decode', 'ends_early', 'read_image', 'orientation_of', 'jpeg_size', 'image_size', 'read_runs',
-           'runs_mask', 'outline_extent']
+__all__ = ['MARK', 'DataError', 'naming', 'Faults', 'decode', 'ends_early', 'read_image', 'orientation_of', 'jpeg_size',
+           'image_size', 'known_size', 'read_runs', 'runs_mask', 'outline_extent']
 
 # %% ../../nbs/1_data/08_images.ipynb #468cf63b
 class DataError(ValueError):
     "Labels or images that cannot be used. The message names the file, the record, what was expected and the way out."
+
+# %% ../../nbs/1_data/08_images.ipynb #000d1ca8
+@contextmanager
+def naming(
+    where: str,  # name of a record
+) -> Iterator[None]:
+    "Within it, what goes wrong with a record is a DataError that names it."
+    try:
+        yield
+    except DataError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{where}: this record lacks something, or holds something else than expected ({error!r}). Correct or "
+                        f"remove it, or export again.") from error
+
+
+class Faults:
+    "The faults of many records, told together."
+    shown = 10  # that are told in full
+
+    def __init__(self):
+        self.found = []
+
+    @contextmanager
+    def of(self, where: str) -> Iterator[None]:
+        "Within it, what goes wrong with a record is kept for later."
+        try:
+            with naming(where):
+                yield
+        except DataError as error:
+            self.found.append(error)
+
+    def stop(self) -> None:
+        "Raises DataError with all faults, if there are any."
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            more = [f"and {len(self.found) - self.shown} more"] if len(self.found) > self.shown else []
+            raise DataError("\n- ".join([f"{len(self.found)} faults", *map(str, self.found[:self.shown]), *more]))
 
 # %% ../../nbs/1_data/08_images.ipynb #24db191d
 def decode(
@@ -129,6 +169,16 @@ def image_size(
         read_image(path)
         raise DataError(f"{path}: this image has no size. Copy it again, or remove it from the labels.")
     return image.shape[:2]
+
+
+def known_size(
+    path: str | Path,    # of an image
+) -> tuple[int, int]:    # (height, width) px, as shown; zeros if it cannot be read
+    "The size of an image, for labels that must not fail where an image does."
+    try:
+        return image_size(path)
+    except DataError:
+        return 0, 0
 
 # %% ../../nbs/1_data/08_images.ipynb #359ea3fc
 def read_runs(

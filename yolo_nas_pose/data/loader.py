@@ -5,6 +5,7 @@
 # %% ../../nbs/1_data/18_loader.ipynb #36dfa1c6
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -184,8 +185,9 @@ class PoseLoader:
 def one_thread(
     worker: int,  # number of the worker process
 ) -> None:
-    "Keeps OpenCV to one thread in a worker; the workers are the threads."
+    "Keeps OpenCV to one thread in a worker, since the workers are the threads, and leaves Ctrl-C to the process that started it."
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def collate_moved(

@@ -15,6 +15,7 @@ import numpy as np
 from ..core.skeleton import Skeleton
 from .coco import Reading, choose_skeleton
 from .files import DataError, check_category
+from .people import outline
 
 # %% auto #0
 __all__ = ['SHOWN', 'LEVELS', 'Finding', 'find', 'RawLabels', 'as_array', 'best_skeleton', 'read_images', 'sort_people', 'marked',
@@ -171,19 +172,24 @@ def sort_people(
     records: list,        # the annotations of a file
     reading: Reading,     # which categories count
     image_ids: list,      # of the usable images
+    listed: Sequence,     # ids of all categories of the file
 ) -> tuple[list[dict], list[Finding]]:  # M records, findings
     "The people that have an image, and what is wrong with other records."
     known, of = set(image_ids), f"{len(records)} annotations"
     def ours(one): return isinstance(one, dict) and one.get("category_id", reading.categories[0]) in reading.categories
-    def homeless(one): return not isinstance(one.get("image_id"), int) or one["image_id"] not in known
+    def homeless(one): return not isinstance(one.get("image_id"), (int, float)) or one["image_id"] not in known
     people = [one for one in records if ours(one) and not homeless(one)]
     lost = [f"annotations[{n}] (id {one.get('id')}, image {one.get('image_id')})" for n, one in enumerate(records) if ours(one) and homeless(one)]
+    strange = [f"annotations[{n}] (category {one.get('category_id')})" for n, one in enumerate(records)
+               if isinstance(one, dict) and not ours(one) and one.get("category_id") not in listed]
     ids = Counter(one["id"] for one in people if isinstance(one.get("id"), (int, str)))
     return people, [
         *find("annotation_record", "error", of, [f"annotations[{n}]" for n, one in enumerate(records) if not isinstance(one, dict)],
               "no object", "Remove these records."),
         *find("no_image", "warning", of, lost, "they belong to an image that the file does not list",
               "They are left out: add the image, or remove them."),
+        *find("category_unknown", "warning", of, strange, "their category is none that the file lists",
+              "They are left out: correct category_id (of YOLO: the class), or list the category."),
         *find("annotation_id_twice", "error", of, [f"id {id}, {count} times" for id, count in ids.items() if count > 1],
               "the id belongs to another annotation too", "Number them anew; if files were merged, see that nobody is in twice.")]
 
@@ -211,11 +217,11 @@ def read_raw(
     "All records of a label file, and which of them cannot be read."
     reading, findings = best_skeleton(data, skeleton, name)
     files, ids, sizes, about_images = read_images(data["images"])
-    people, about_people = sort_people(data["annotations"], reading, ids)
+    people, about_people = sort_people(data["annotations"], reading, ids, [one.get("id", 1) for one in data["categories"] if isinstance(one, dict)])
     place, size = {id: row for row, id in enumerate(ids)}, 3 * len(reading.order)
     joints, bad_joints = as_array([one.get("keypoints") for one in people], size)
     joints[[n for n, one in enumerate(people) if not one.get("keypoints")]] = 0
-    boxes, bad_boxes = as_array([one.get("bbox") for one in people], 4)
+    boxes, bad_boxes = as_array([one.get("bbox") or outline(one)[0] for one in people], 4)
     areas, counts = [as_array([[one.get(key)] for one in people], 1)[0][:, 0] for key in ("area", "num_keypoints")]
     raw = RawLabels(name, reading.skeleton, files, sizes, [one.get("id") for one in people],
                     np.array([place[one["image_id"]] for one in people], np.int64), boxes,

@@ -83,7 +83,7 @@ def quantize_qat(
     recipe: Recipe | dict | str | Path,       # of the float training, or `qat_recipe` of it: then say sibling=False
     model: YoloNASPose | str | Path | None = None,  # trained, or quantised already; a file; None: what the recipe says
     out: str | Path | None = None,            # folder of the run
-    data: tuple | None = None,                # train and validation samples in place of those of the recipe
+    data: tuple | str | Path | None = None,   # train and validation samples in place of those of the recipe; a text is the key
     images: int = 128,                        # for calibration, out of the training images
     method: str = "minmax",                   # of the observers
     include: Sequence[str] = ("*",),          # patterns of layers that compute in integers
@@ -95,6 +95,8 @@ def quantize_qat(
     **overrides: Any,                         # keys that replace those of the sibling
 ) -> TrainResult:                             # its model is quantised
     "Trains a quantised model. Raises what `train` and `quantize_ptq` raise."
+    if isinstance(data, (str, Path)):
+        data, overrides = None, {**overrides, "data": str(data)}
     recipe = qat_recipe(recipe, **overrides) if sibling else load_recipe(recipe, **overrides)
     if model is None and recipe.weights is None:
         raise RecipeError("quantisation-aware training begins with a trained model: give model=... or weights: in the recipe")

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['SIZES', 'Swaps', 'find_swaps', 'normalised_errors', 'only_size', 'mean_or_nan', 'size_rows', 'joint_rows',
-           'markdown_table', 'plot_scores', 'image_costs', 'to_poses', 'draw_worst', 'report_numbers', 'write_report',
-           'table_html', 'save_figures', 'save_worst']
+__all__ = ['SIZES', 'Swaps', 'find_swaps', 'normalised_errors', 'only_size', 'mean_or_nan', 'pck_columns', 'size_rows',
+           'joint_rows', 'markdown_table', 'plot_scores', 'image_costs', 'to_poses', 'draw_worst', 'report_numbers',
+           'write_report', 'swap_words', 'table_html', 'save_figures', 'save_worst']
 
 # %% ../../nbs/4_metric/48_diagnosis.ipynb #3b6d6be7
 class Swaps(NamedTuple):
@@ -96,10 +96,19 @@ def mean_or_nan(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
+def pck_columns(
+    scenes: Sequence[Scene],  # images of one category
+    sigmas: np.ndarray,       # (K,) tolerances
+    count: int,               # people or joints that count
+) -> dict[str, float]:        # PCK10 and PCK, NaN where nobody counts
+    "The share of joints within a tenth and within a fifth of the longer side of the box."
+    return {name: correct_joints(scenes, sigmas, within) if count else float("nan") for name, within in (("PCK10", .1), ("PCK", .2))}
+
+# %% ../../nbs/4_metric/48_diagnosis.ipynb #4f1219c0
 def size_rows(
     scenes: Sequence[Scene],  # images of one category
     sigmas: np.ndarray,       # (K,) tolerances
-) -> dict[str, dict[str, float]]:  # people, found, PCK, NME, OKS for each size and for all
+) -> dict[str, dict[str, float]]:  # people, found, PCK10, PCK, NME, OKS for each size and for all
     "The numbers of people by size. NaN where nobody is."
     rows = {}
     for name, limits in {**SIZES, "all": (0., np.inf)}.items():
@@ -108,7 +117,7 @@ def size_rows(
         best = [coco_oks(s.detected, s.joints, s.boxes, s.areas, sigmas)[:, ~s.ignored].max(0, initial=0) for s in cut]
         best = np.concatenate([np.empty(0), *best])
         rows[name] = {"people": people, "found": mean_or_nan(best >= .5) if people else float("nan"),
-                      "PCK": correct_joints(cut, sigmas) if people else float("nan"), "NME": mean_or_nan(normalised_errors(cut, sigmas)),
+                      **pck_columns(cut, sigmas, people), "NME": mean_or_nan(normalised_errors(cut, sigmas)),
                       "OKS": mean_or_nan(best)}
     return rows
 
@@ -118,7 +127,7 @@ def joint_rows(
     sigmas: np.ndarray,        # (K,) tolerances
     names: Sequence[str],      # K joints
     swaps: Swaps,              # of the same images
-) -> dict[str, dict[str, float]]:  # labelled, PCK, NME, swapped
+) -> dict[str, dict[str, float]]:  # labelled, PCK10, PCK, NME, swapped
     "The numbers of each joint. NaN where it is never labelled, or has no mirror image."
     errors, rows = normalised_errors(scenes, sigmas), {}
     for k, name in enumerate(names):
@@ -126,7 +135,7 @@ def joint_rows(
         labelled = sum(int((s.joints[~s.ignored, k, 2] > 0).sum()) for s in scenes)
         mine = [n for n, pair in enumerate(swaps.pairs) if k in pair]
         told = swaps.told[mine].sum()
-        rows[name] = {"labelled": labelled, "PCK": correct_joints(alone, sigmas) if labelled else float("nan"),
+        rows[name] = {"labelled": labelled, **pck_columns(alone, sigmas, labelled),
                       "NME": mean_or_nan(errors[:, k]), "swapped": float(swaps.swapped[mine].sum() / told) if told else float("nan")}
     return rows
 
@@ -246,7 +255,7 @@ def write_report(
     (folder / "numbers.json").write_text(json.dumps(numbers, indent=1))
     (folder / "results.json").write_text(json.dumps(detections))
     parts = [table_html(summary_table({key: value for key, value in metrics.items() if key != "joints"})),
-             f"<p>Left and right exchanged in {numbers['swap_rate']:.1%} of the pairs that can be told.</p>",
+             f"<p>{swap_words(numbers['swap_rate'])}</p>",
              table_html(markdown_table(numbers["sizes"], "size")), table_html(markdown_table(numbers["joints"], "joint"))]
     parts += save_figures(folder, ground_truth, detections, skeleton)
     parts += save_worst(folder, ground_truth, detections, dataset, skeleton, count)
@@ -254,6 +263,13 @@ def write_report(
            "td,th{padding:.2em .8em;text-align:right}img{max-width:100%}</style><h1>Diagnosis</h1>" + "\n".join(parts)
     (folder / "report.html").write_text(page, encoding="utf-8")
     return folder / "report.html"
+
+
+def swap_words(
+    rate: float,  # share of exchanged pairs, 0..1; NaN where none could be told
+) -> str:
+    "How often left and right are exchanged, in words."
+    return f"Left and right exchanged in {rate:.1%} of the pairs that can be told." if rate == rate else "Of no pair can be told whether left and right are exchanged."
 
 # %% ../../nbs/4_metric/48_diagnosis.ipynb #bf70d92e
 def table_html(

@@ -131,11 +131,11 @@ def examine_data(
     words, page = None, folder / "data.html"
     if accelerator.is_main_process:
         try:
+            page.unlink(missing_ok=True)  # of another day
             checkup = check_data(recipe.data, recipe.skeleton, recipe.image_size, page, recipe.sigmas, ("train", "val"),
                                  max_broken=recipe.max_broken)
             for split, one in checkup.findings:
-                if one.level == "warning":
-                    print(f"{split}: {one}")
+                print(f"{split}: {one}") if one.level == "warning" else None
             checkup.stop()
         except DataError as error:
             words = f"{error}\n" + (f"Pictures: {page}. " if page.exists() else "") + "To train all the same: check_data: false."
@@ -332,7 +332,7 @@ def save_state(
     state = {"model": run.accelerator.unwrap_model(run.model).state_dict(), "average": run.average.model.state_dict(),
              "optimizer": run.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None,
              "recipe": run.recipe.model_dump_json(), "history": json.dumps(run.history), "broken": run.broken,
-             "metadata": run.average.model.metadata, "licence": run.average.model.metadata.get("licence", ""),
+             "images": len(run.images), "processes": run.accelerator.num_processes, "metadata": run.average.model.metadata, "licence": run.average.model.metadata.get("licence", ""),
              **{name: getattr(run, name) for name in ("epoch", "batch", "step", "best", "stale", "empty")}}
     write_whole(run.folder / STATE, lambda stream: torch.save(state, stream))
     run.saved = run.step
@@ -353,16 +353,15 @@ def load_state(
 ) -> None:
     "Brings a fresh run to where the saved one stood. Raises FileNotFoundError or RecipeError if it cannot."
     path = run.folder / STATE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no saved state to resume from. Start without resume, or give the folder of the run.")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    now = json.loads(run.recipe.model_dump_json())
-    saved = {**Recipe().model_dump(mode="json"), **json.loads(state["recipe"])}  # keys that are younger than the state
+    saved = {**Recipe().model_dump(mode="json"), **saved_recipe(run.folder)}  # keys that are younger than the state
+    state, now = torch.load(path, map_location="cpu", weights_only=True), json.loads(run.recipe.model_dump_json())
+    here = {"images": len(run.images), "processes": run.accelerator.num_processes}
     free = {"workers", "log_every", "save_every", "trackers", "description", "val_batch_size", "max_broken", "check_data", "cache_gb"}
     changed = [key for key in now if now[key] != saved.get(key) and key not in free]
+    changed += [f"{key} ({state[key]}, now {value})" for key, value in here.items() if state.get(key, value) != value]
     if changed:
         raise RecipeError(f"{path} belongs to a run with other values of {', '.join(changed)}. Resume with the recipe in "
-                          f"{run.folder / 'recipe.yaml'}, or start a new run from its weights.")
+                          f"{run.folder / 'recipe.yaml'}, the same images and as many processes, or start a new run from its weights.")
     run.accelerator.unwrap_model(run.model).load_state_dict(state["model"])
     run.average.model.load_state_dict(state["average"])
     for model in (run.accelerator.unwrap_model(run.model), run.average.model):
@@ -370,6 +369,5 @@ def load_state(
     run.optimizer.load_state_dict(state["optimizer"])
     if state["scaler"] and run.accelerator.scaler:
         run.accelerator.scaler.load_state_dict(state["scaler"])
-    for name in ("epoch", "batch", "step", "best", "stale", "empty"):
-        setattr(run, name, state[name])
+    for name in ("epoch", "batch", "step", "best", "stale", "empty"): setattr(run, name, state[name])
     run.history, run.broken, run.saved = json.loads(state["history"]), list(state["broken"]), run.step
