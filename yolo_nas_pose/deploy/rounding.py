@@ -126,13 +126,17 @@ class Pair(nn.Module):
         return back(there(x, *how), *how)
 
 
+@torch.no_grad()
 def as_pairs(
-    model: nn.Module,  # whose quantisers are replaced: take a copy, as `ready_copy` makes it
-) -> nn.Module:        # the same one
+    model: nn.Module,      # whose quantisers are replaced: take a copy, as `ready_copy` makes it
+    weights: bool = True,  # those of weights too; False: round the weights for good
+) -> nn.Module:            # the same one
     "The model, ready for converters that do not know torch's own rounding. It cannot be trained any more."
     for name, part in model.named_children():
-        if isinstance(part, Quantizer):
-            setattr(model, name, Pair(part) if part.enabled else nn.Identity())
-        else:
-            as_pairs(part)
+        if not isinstance(part, Quantizer):
+            as_pairs(part, weights)
+            continue
+        if part.enabled and part.axis is not None and not weights:
+            model.weight.copy_(part(model.weight))
+        setattr(model, name, Pair(part) if part.enabled and (weights or part.axis is None) else nn.Identity())
     return model
