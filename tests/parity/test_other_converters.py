@@ -24,7 +24,7 @@ DECODED = ("boxes", "scores", "joints", "joint_scores")
 
 def converter(name, package):
     "A converter, or a skip that says what is missing."
-    return pytest.importorskip(name, reason=f"{package} is not installed: pip install {package}", exc_type=ImportError)
+    return pytest.importorskip(name, reason=f"{package} is not installed: pip install {package}")
 
 
 @pytest.fixture(scope="module")
