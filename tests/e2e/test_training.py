@@ -7,17 +7,20 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 
+from yolo_nas_pose.core import processor
 from yolo_nas_pose.core.structures import PoseSample
 from yolo_nas_pose.core.toy import ToyScenes, toy_scene, write_toy
 from yolo_nas_pose.model.weights import load_checkpoint
 from yolo_nas_pose.training.evaluate import evaluate
 from yolo_nas_pose.training.loop import TrainingStopped, train
-from yolo_nas_pose.training.recipe import RecipeError, load_recipe
+from yolo_nas_pose.training.recipe import Recipe, RecipeError, load_recipe
+from yolo_nas_pose.training.run import make_accelerator
 
 TINY = dict(model="yolo_nas_pose_n", image_size=64, batch_size=2, val_batch_size=2, workers=0, epochs=3, lr=1e-3, warmup_steps=2,
             log_every=1, trackers=[], train_scenes=8, val_scenes=2)
@@ -140,6 +143,24 @@ def test_bf16_and_clipping_run(tmp_path):
     result = train({**TINY, "epochs": 1, "precision": "bf16", "clip_norm": 1.}, out=tmp_path / "run")
     assert all(v.dtype in (torch.float32, torch.int64) for v in result.model.state_dict().values())
     assert np.isfinite([float(row["total"]) for row in csv.DictReader((result.folder / "log.csv").open())]).all()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="GPUs compute both")
+@pytest.mark.parametrize("wanted, flags, got", [("auto", "avx2", "no"), ("auto", "avx512_bf16", "no"), ("auto", "avx512_bf16 amx_bf16", "bf16"),
+                                                ("bf16", "avx2", "no"), ("bf16", "avx512_bf16", "bf16"), ("fp16", "amx_bf16", "no")])
+def test_a_processor_computes_what_it_can(tmp_path, monkeypatch, wanted, flags, got):
+    monkeypatch.setattr(processor, "processor_flags", lambda text=None: frozenset(flags.split()))
+    imitated = wanted != "auto" and got == "no"
+    with pytest.warns(UserWarning, match=f"precision: {wanted} would be imitated") if imitated else nullcontext():
+        assert make_accelerator(Recipe(precision=wanted), tmp_path).mixed_precision == got
+
+
+def test_a_recipe_for_gpus_runs_on_a_processor(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.warns(UserWarning, match="precision: fp16 would be imitated"):
+        result = train({**TINY, "epochs": 1, "precision": "fp16"}, out=tmp_path / "run")
+    assert load_recipe(result.folder / "recipe.yaml").precision == "fp16"
 
 
 def test_tensorboard_events_are_written(tmp_path):

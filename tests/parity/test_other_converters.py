@@ -47,10 +47,10 @@ def told(model, depth="decoded", **options):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("scheme", ["cpu", "tensorrt"])
+@pytest.mark.parametrize("scheme", ["cpu", "avx2", "tensorrt"])
 @pytest.mark.parametrize("weights", [True, False])
 def test_pairs_round_as_the_model_does(quantised, scenes, scheme, weights):
-    "To the last bit, in either scheme, with weights as pairs or rounded for good."
+    "To the last bit, in every scheme, with weights as pairs or rounded for good."
     image = torch.from_numpy(scenes[0].transpose(2, 0, 1)[None])
     right = graph_of(ready_copy(quantised, engine=scheme)[0], told(quantised, "raw"), .5, .7)(image)
     made = as_pairs(ready_copy(quantised, engine=scheme)[0], weights)

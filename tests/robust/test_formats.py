@@ -2,19 +2,22 @@
 import json
 import shutil
 import warnings
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import yaml
 
-from yolo_nas_pose.core.skeleton import ANIMALPOSE20, COCO17
+from yolo_nas_pose.core.skeleton import ANIMALPOSE20, COCO17, Skeleton
+from yolo_nas_pose.core.structures import PoseSample
 from yolo_nas_pose.core.toy import write_toy
 from yolo_nas_pose.data.cache import CachedPoses
 from yolo_nas_pose.data.coco import CocoPoses, open_data
+from yolo_nas_pose.data.exports import Gallery
 from yolo_nas_pose.data.files import find_data
-from yolo_nas_pose.data.formats import Gallery
 from yolo_nas_pose.data.images import DataError, image_size, outline_extent, runs_mask
+from yolo_nas_pose.data.transforms import TrainTransform
 from yolo_nas_pose.data.write import write_coco, write_yolo
 
 HORSE = ["nose", "left_ear", "right_ear"]
@@ -401,3 +404,34 @@ def test_workers_that_start_afresh_share_the_arrays(tmp_path, inside):
     assert os.path.isdir(folder) and isinstance(data.labels.joints, np.ndarray) and not isinstance(data.labels.joints, np.memmap)
     del data
     assert not os.path.isdir(folder)
+
+
+CUP = Skeleton.from_names(["rim", "bottom", "handle"], name="cup", mirrorable=True)
+
+
+@pytest.mark.parametrize("mirrorable", [None, True, False])
+@pytest.mark.parametrize("write", [write_coco, write_yolo])
+def test_mirrorable_survives_a_round_trip(tmp_path, write, mirrorable):
+    skeleton = replace(CUP, mirrorable=mirrorable)
+    person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 2, 20, 20], "area": 400, "iscrowd": 0, "keypoints": [3, 4, 2, 5, 6, 2, 9, 9, 1]}
+    labels = {"images": [{"id": 1, "file_name": "a.png", "width": 32, "height": 32}], "annotations": [person],
+              "categories": [{"id": 1, "name": "cup", "keypoints": list(CUP.joints), "mirrorable": mirrorable}]}
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((32, 32, 3), np.uint8))
+    data = CocoPoses(labels, tmp_path)
+    assert data.skeleton == skeleton and data.skeleton.flips == bool(mirrorable)
+    write_coco(data, tmp_path / "out" / "labels.json") if write is write_coco else write_yolo({"train": data}, tmp_path / "out")
+    again = CocoPoses(tmp_path / "out" / "labels.json", tmp_path) if write is write_coco else open_data(tmp_path / "out", "train")
+    assert again.skeleton.mirrorable is mirrorable and again.skeleton.mirror_pairs == ()
+    if write is write_yolo:
+        assert ("flip_idx" in yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())) == bool(mirrorable)
+
+
+def test_mirrored_objects_without_sides(tmp_path):
+    flipped = TrainTransform(32, CUP, flip=1., affine_p=0, colour=None)(PoseSample(
+        np.zeros((32, 32, 3), np.uint8), np.array([[0, 0, 9, 9]], np.float32), np.array([[[1, 2, 2], [3, 4, 2], [5, 6, 2]]], np.float32),
+        np.array([81], np.float32), np.array([False]), 1), np.random.default_rng(0))
+    np.testing.assert_allclose(flipped.joints[0, :, 0], [31, 29, 27], atol=1.5)
+    with pytest.warns(UserWarning, match="say mirrorable=True"):
+        assert TrainTransform(32, replace(CUP, mirrorable=None), flip=1.).flip.p == 0
+    with pytest.raises(DataError, match="mirrorable must be true, false or left out, not 'yes'"):
+        CocoPoses({"images": [], "annotations": [], "categories": [{"id": 1, "name": "cup", "keypoints": ["rim"], "mirrorable": "yes"}]}, tmp_path)

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.skeleton import GUESSED_SIGMA, Skeleton, split_words
-from .check import Finding, RawLabels, as_array, find, in_shares, marked
+from .check import in_shares
+from .raw_labels import Finding, RawLabels, as_array, find, marked
 from .people import joint_hulls
 
 # %% auto #0
@@ -70,8 +71,9 @@ def side_faults(
     "Where left and right contradict each other."
     joints, pairs = raw.skeleton.joints, raw.skeleton.mirror_pairs
     if not pairs:
-        return [Finding("no_pairs", "note", 1, "no joint is called left or right",
-                        "Horizontal flips are off in training. If joints have mirror images, name them left_... and right_....", ())]
+        flips = ("Horizontal flips are on, and no joint trades its name." if raw.skeleton.flips else "Horizontal flips are off in training. "
+                 "If joints have mirror images, name them left_... and right_...; if a mirrored one occurs as it is, say mirrorable.")
+        return [Finding("no_pairs", "note", 1, "no joint is called left or right", flips, ())]
     told, crossed = crossed_pairs(raw, pairs)
     wrong = [n for n in range(len(pairs)) if told[:, n].sum() >= 10 and crossed[:, n].mean(where=told[:, n]) > .5]
     steady = [pair for n, pair in enumerate(pairs) if STEADY & set(split_words(joints[pair[0]])) and n not in wrong]

@@ -308,9 +308,9 @@ class TrainTransform:
         shear: float = 0.,                      # degrees to either side
         quarter_turn: float = 0.,               # probability of a turn by 0 to 3 quarters of a circle
     ):
-        if flip and not skeleton.mirror_pairs:
+        if flip and not skeleton.flips:
             warnings.warn(f"skeleton {skeleton.name!r} names no left/right pairs: horizontal flips are off. "
-                          "Give its mirror pairs, or say flip=0.", stacklevel=2)
+                          "Give its mirror pairs, say mirrorable=True if a mirrored one occurs, or say flip=0.", stacklevel=2)
             flip = 0.
         self.size, self.place, self.colour = affine.full_size(size), place, colour
         self.flip = HorizontalFlip(tuple(skeleton.mirror), flip)

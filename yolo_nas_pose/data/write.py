@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from ..core.skeleton import Skeleton
+from ..core.skeleton import Skeleton, infer_mirror_pairs
 from .coco import CocoPoses
 from .files import only_images
 from .formats import yolo_text
@@ -50,6 +50,8 @@ def all_labels(
     truth, skeleton = data.ground_truth(), data.skeleton
     more = {"keypoints": list(skeleton.joints), "skeleton": [[a + 1, b + 1] for a, b in skeleton.links],
             "sigmas": list(skeleton.sigmas), "flip_idx": list(skeleton.mirror)}
+    if skeleton.mirrorable is not None:
+        more["mirrorable"] = skeleton.mirrorable
     categories = truth["categories"]
     if isinstance(data, CocoPoses):
         content, ids = data.content(), data.reading.categories
@@ -86,7 +88,9 @@ def yolo_yaml(
     splits: Sequence[str],  # "train", "val", "test"
 ) -> str:                  # data.yaml
     "The description of a YOLO-pose data set."
-    keys = {**{split: f"images/{split}" for split in splits}, "kpt_shape": [skeleton.num_joints, 3], "flip_idx": list(skeleton.mirror),
+    flips = {"flip_idx": list(skeleton.mirror)} if skeleton.flips or infer_mirror_pairs(skeleton.joints) else {}
+    flips |= {} if skeleton.mirrorable is None else {"mirrorable": skeleton.mirrorable}
+    keys = {**{split: f"images/{split}" for split in splits}, "kpt_shape": [skeleton.num_joints, 3], **flips,
             "names": dict(enumerate(classes)), "kpt_names": {n: list(skeleton.joints) for n in range(len(classes))},
             "kpt_oks_sigmas": list(skeleton.sigmas), "skeleton": [[a + 1, b + 1] for a, b in skeleton.links]}
     return yaml.safe_dump(keys, sort_keys=False, default_flow_style=None, allow_unicode=True)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 
+from ..core.processor import processor_flags
 from .counts import import_openvino
 
 # %% auto #0
@@ -34,7 +35,7 @@ def read_isa(
     text: str,      # of /proc/cpuinfo
 ) -> list[str]:     # names of `ISA`
     "Instruction sets for networks that a processor says it has."
-    flags = set(" ".join(re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.M)[:1]).split())
+    flags = processor_flags(text)
     return [name for name, flag in ISA.items() if flag in flags]
 
 

@@ -104,7 +104,7 @@ class OptimKeys(BaseModel):
     ema_decay: float = Field(.997, ge=0, lt=1)         # of the running mean of the weights; 0: none
     ema_law: Literal["threshold", "exp"] = "threshold"
     ema_beta: float = Field(50., gt=0)       # of the exp law
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # auto: what the device computes fast
     channels_last: bool = True               # memory layout of images
 
 # %% ../../nbs/5_training/50_recipe.ipynb #058f066c

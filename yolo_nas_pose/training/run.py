@@ -33,7 +33,7 @@ from ..data.transforms import ColourJitter, TrainTransform
 from ..loss.pose_loss import PoseLoss
 from ..model.network import YoloNASPose, find_variant
 from ..model.pretrained import get
-from .capacity import fit_batch_size
+from .capacity import choose_precision, fit_batch_size
 from .optim import Accumulation, WeightAverage, learning_rate, parameter_groups, set_learning, set_training
 from .recipe import Recipe, RecipeError
 
@@ -210,7 +210,8 @@ def make_accelerator(
             raise RecipeError(f"trackers: {name} is not installed. Install it (pip install {name.replace('_', '-')}), or leave it out.")
     unused = DistributedDataParallelKwargs(find_unused_parameters=recipe.head_first_epochs > 0)
     AcceleratorState._reset_state()  # a run before this one in the same program may have had another precision
-    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(recipe.precision, recipe.precision), cpu=not torch.cuda.is_available(),
+    kind = choose_precision(recipe.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(kind, kind), cpu=not torch.cuda.is_available(),
                               step_scheduler_with_optimizer=False, kwargs_handlers=[unused], project_dir=folder / "events",
                               log_with=[name for name in recipe.trackers if name in installed] or None)
     if recipe.norms == "sync" and accelerator.device.type == "cpu":
@@ -229,7 +230,7 @@ def choose_batch_size(
     if recipe.batch_size != "auto":
         return recipe
     most = max(1, len(images) // accelerator.num_processes // recipe.accumulate)
-    fits = fit_batch_size(model, loss, recipe.image_size, accelerator.device, recipe.precision, most, accelerator.is_main_process)
+    fits = fit_batch_size(model, loss, recipe.image_size, accelerator.device, accelerator.mixed_precision, most, accelerator.is_main_process)
     return recipe.model_copy(update={"batch_size": min(gather_object([fits]))})
 
 # %% ../../nbs/5_training/54_run.ipynb #1ef37e10
