@@ -18,7 +18,7 @@ PARTS = {  # folder -> name, floor of the house, what lives there
     "7_nas": ("Search", 5, "Looking for better networks."),
     "": ("Command line", 6, "The same from a shell."),
 }
-FIRST = ["quickstart", "finetune", "own_skeleton", "animalpose", "handovers", "quantize", "deploy", "benchmarking"]  # tutorials to begin with; the others follow by name
+FIRST = ["quickstart", "finetune", "own_skeleton", "animalpose", "handovers", "quantize", "deploy", "other_engines", "benchmarking"]  # tutorials to begin with; the others follow by name
 HIDING = {"hide", "default_exp"}  # directives of cells that readers do not see
 
 

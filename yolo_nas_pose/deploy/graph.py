@@ -36,8 +36,8 @@ class Pixels(nn.Module):
         images: Tensor,  # (B, 3, H, W) 0..255 or 0..1
     ) -> Tensor:         # (B, 3, H, W) 0..1, BGR
         "Images as the network takes them."
-        images = images.index_select(1, torch.tensor([2, 1, 0])) if self.reverse else images
         images = images if images.dtype == self.kind else images.to(self.kind)
+        images = images.index_select(1, torch.tensor([2, 1, 0])) if self.reverse else images
         return images if self.scale == 1 else images * self.scale
 
 

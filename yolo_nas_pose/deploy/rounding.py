@@ -5,12 +5,14 @@
 # %% ../../nbs/6_deploy/64_rounding.ipynb #8c0e7e37
 from __future__ import annotations
 
+import importlib
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d
 
 # %% auto #0
-__all__ = ['SCHEMES', 'Quantizer', 'QuantConv2d', 'QuantUpsample', 'weight_quantizer', 'clip_weights']
+__all__ = ['SCHEMES', 'Quantizer', 'QuantConv2d', 'QuantUpsample', 'weight_quantizer', 'clip_weights', 'Pair', 'as_pairs']
 
 # %% ../../nbs/6_deploy/64_rounding.ipynb #7b22bd3d
 SCHEMES = ("cpu", "avx2", "tensorrt")
@@ -104,3 +106,47 @@ def clip_weights(
     "Brings weights that training has moved out of their range back to its end."
     top = layer.kernel.top.view([-1 if axis == layer.kernel.axis else 1 for axis in range(4)])
     layer.weight.copy_(layer.weight.clamp(-top, top))
+
+# %% ../../nbs/6_deploy/64_rounding.ipynb #20d8a45e
+class Pair(nn.Module):
+    "The rounding of a quantiser as two operators, to signed bytes and back."
+
+    def __init__(
+        self,
+        quantizer: Quantizer,  # switched on, with its scheme
+    ):
+        super().__init__()
+        importlib.import_module("torch.ao.quantization.fx._decomposed")  # makes the operators known
+        self.axis, shift = quantizer.axis, quantizer.limits[0] + 128
+        self.limits = tuple(limit - shift for limit in quantizer.limits)
+        if self.axis is None:
+            self.scale, self.zero_point = float(quantizer.scale), int(quantizer.zero_point) - shift
+        else:
+            self.register_buffer("scale", quantizer.scale.clone())
+            self.register_buffer("zero_point", quantizer.zero_point.long() - shift)
+
+    def forward(
+        self,
+        x: Tensor,  # any shape, float32
+    ) -> Tensor:    # as `x`
+        "The nearest values that can be said."
+        ops, axis = torch.ops.quantized_decomposed, () if self.axis is None else (self.axis,)
+        there, back = (ops.quantize_per_tensor, ops.dequantize_per_tensor) if self.axis is None else (ops.quantize_per_channel, ops.dequantize_per_channel)
+        how = (self.scale, self.zero_point, *axis, *self.limits, torch.int8)
+        return back(there(x, *how), *how)
+
+
+@torch.no_grad()
+def as_pairs(
+    model: nn.Module,      # whose quantisers are replaced: take a copy, as `ready_copy` makes it
+    weights: bool = True,  # those of weights too; False: round the weights for good
+) -> nn.Module:            # the same one
+    "The model, ready for converters that do not know torch's own rounding. It cannot be trained any more."
+    for name, part in model.named_children():
+        if not isinstance(part, Quantizer):
+            as_pairs(part, weights)
+            continue
+        if part.enabled and part.axis is not None and not weights:
+            model.weight.copy_(part(model.weight))
+        setattr(model, name, Pair(part) if part.enabled and (weights or part.axis is None) else nn.Identity())
+    return model
