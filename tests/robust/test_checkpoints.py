@@ -571,7 +571,7 @@ def test_what_is_no_weights_file_does_not_stay(host, cache, kind, reason, tmp_pa
 def test_silent_hosts_are_left(host, cache):
     begin = time.perf_counter()
     path = download([f"{host[0]}/hangs/{FILE}", f"{host[0]}/serves/{FILE}"], cache / FILE, timeout=.3)
-    assert path.is_file() and time.perf_counter() - begin < 5
+    assert path.is_file() and time.perf_counter() - begin < 20
 
 
 def test_hosts_that_never_open_are_left_soon(host, cache, monkeypatch):

