@@ -22,8 +22,8 @@ from ..core.skeleton import Skeleton, get_skeleton
 
 # %% auto #0
 __all__ = ['FORMAT', 'DEPTHS', 'KEYS', 'PROVIDERS', 'ENGINES', 'ModelFileError', 'Description', 'to_text', 'from_text', 'varint',
-           'fields', 'onnx_text', 'usable_cores', 'has_amx', 'need', 'OnnxRuntime', 'first_line', 'OpenVino',
-           'open_file']
+           'fields', 'onnx_text', 'usable_cores', 'has_amx', 'need', 'session_options', 'OnnxRuntime', 'first_line',
+           'OpenVino', 'open_file']
 
 # %% ../../nbs/6_deploy/67_engine.ipynb #cb8b06e9
 FORMAT = 1  # of the description; grows when a reader must know
@@ -186,6 +186,17 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "te
              "coreml": "CoreMLExecutionProvider", "directml": "DmlExecutionProvider"}
 
 
+def session_options(
+    ort: ModuleType,  # onnxruntime
+    threads: int,     # of the processor
+) -> Any:             # SessionOptions
+    "How sessions of onnxruntime are opened: quietly, with so many threads, and with whole sums of products of bytes."
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
 class OnnxRuntime:
     "A file in onnxruntime. Raises ModelFileError if it cannot be run there."
     extra = "cpu"
@@ -194,8 +205,7 @@ class OnnxRuntime:
         ort = need("onnxruntime", self.extra)
         self.text = onnx_text(path)
         wanted = PROVIDERS.get(device, device)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options = session_options(ort, threads)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
