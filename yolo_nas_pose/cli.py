@@ -147,7 +147,7 @@ def train(
     if os.environ.get("RANK", "0") == "0":
         rows = {"last": result.metrics} | ({"average": result.average} if result.average else {})
         print(summary_table(rows))
-        print(f"best AP {result.best:.4f}; weights, curves and pictures in {result.folder}")
+        print(f"best AP {100 * result.best:.1f}; weights, curves and pictures in {result.folder}")
 
 # %% ../nbs/96_cli.ipynb #b3865891
 @app.command()
@@ -251,11 +251,11 @@ def demo(
     write_toy(folder / "scenes", train=4, val=8, size=size, seed=seed)
     print("2. measuring the small model that comes with the package")
     before = evaluate(get("yolo_nas_pose_n", pretrained_weights="toy"), ToyScenes(images, size, seed=7), size)
-    print(f"   AP {before['AP']:.3f} on {images} scenes it has never seen")
+    print(f"   AP {100 * before['AP']:.1f} on {images} scenes it has never seen")
     print(f"3. fine-tuning it for {steps} updates (a minute or two)")
     result = run("toy", out=folder / "run", weights="toy", lr=2e-5, warmup_steps=10, epochs=1, max_steps=steps, image_size=size,
                  train_scenes=8 * steps, val_scenes=images, batch_size=8, log_every=5, seed=seed)
-    print(f"   AP {result.metrics['AP']:.3f} on the same scenes")
+    print(f"   AP {100 * result.metrics['AP']:.1f} on the same scenes")
     print("4. predicting")
     model = load_checkpoint(result.folder / "best.safetensors")
     model.predict(folder / "scenes" / "images" / "val", image_size=size).save(folder / "predictions")
@@ -284,7 +284,7 @@ def demo_files(
     paths = [export_onnx(each, folder / f"{name}.onnx", image_size=size, thresholds="inputs") for name, each in (("float", model), ("int8", made))]
     result = measure(paths, image_size=size, rounds=3, burst_seconds=.3, peaks=False, profile_runs=0, isolate=False)
     for path, row in zip(paths, result.rows):
-        print(f"   {path.name:10} {path.stat().st_size / 1e6:5.1f} MB, AP {evaluate_file(path, ToyScenes(images, size, seed=7))['AP']:.3f}, "
+        print(f"   {path.name:10} {path.stat().st_size / 1e6:5.1f} MB, AP {100 * evaluate_file(path, ToyScenes(images, size, seed=7))['AP']:.1f}, "
               f"{row.timings[0].p50:.1f} ms a picture in ONNX Runtime")
 
 # %% ../nbs/96_cli.ipynb #b7b62ee1

@@ -188,6 +188,7 @@ def export(
 ) -> None:
     "Writes a model as an ONNX or OpenVINO file, and checks it."
     from yolo_nas_pose.deploy.export import export_onnx, export_openvino, table_text
+    from yolo_nas_pose.deploy.quantize import is_quantized, summary
     network = read_model(model, weights)
     if not hasattr(network, "fuse"):
         raise ValueError(f"{model} is a file already. Give the checkpoint it was made from")
@@ -195,7 +196,11 @@ def export(
     wishes = dict(depth=depth, image_size=size, batch=batch or None, any_size=any_size, input_type=input_type, channel_order=channel_order,
                   layout=layout, conf=conf, iou=iou, thresholds=thresholds, precision=precision, engine=engine, opset=opset, dynamo=dynamo)
     path = (export_openvino if out.suffix == ".xml" else export_onnx)(network, out, **wishes)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, compared with torch")
+    size = sum(each.stat().st_size for each in {path, path.with_suffix(".bin") if path.suffix == ".xml" else path})
+    print(f"{path}: {size / 1e6:.1f} MB, compared with torch")
+    if is_quantized(network):
+        told = summary(network)
+        print(f"{100 * told['int8_work']:.1f} % of the multiplications in INT8, {told['pairs']} pairs of Q/DQ, {told['float_layers']} layers in float")
     if path.suffix == ".onnx":
         print(table_text(path))
 

@@ -34,7 +34,7 @@ def quantised(size=SIZE, seed=0):
 def judge(model, path, engine=None):
     description = open_file(path)[1]
     graph = graph_of(ready_copy(model)[0], description, .5, .7)
-    check_file(path, graph, graph, description, engine)
+    check_file(path, graph, description, engine)
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +153,38 @@ def test_products_of_bytes_are_not_cut(tmp_path, runner):
     else:
         got = OnnxRunner(Candidate(path), (8, 8), 1, 1).run(images)[0]
     np.testing.assert_allclose(got, 9 * channels, rtol=.01)
+
+
+def moved(run, far):
+    "An engine that puts people, and nobody else, so many px to the right."
+    def wrong(self, inputs):
+        outputs = run(self, inputs)
+        if "count" in outputs:
+            there = np.arange(outputs["scores"].shape[1]) < np.asarray(outputs["count"]).reshape(-1, 1)
+            outputs["joints"] = outputs["joints"] + far * there[..., None, None] * np.array([1, 0, 0], np.float32)
+        return outputs
+    return wrong
+
+
+@pytest.mark.parametrize("conf", [.5, .9])
+@pytest.mark.parametrize("kind", ["float", "int8", "openvino", "openvino int8"])
+def test_people_in_wrong_places_are_noticed(model, tmp_path, monkeypatch, kind, conf):
+    "However sure a person must be, and though rounding alone moves people by more than 5 px."
+    from yolo_nas_pose.deploy import engine
+    where = engine.OpenVino if "openvino" in kind else engine.OnnxRuntime
+    if where is engine.OpenVino:
+        pytest.importorskip("openvino")
+    made = model if "int8" in kind else get("yolo_nas_pose_n", pretrained_weights="toy")
+    write, name = (export_openvino, "a.xml") if where is engine.OpenVino else (export_onnx, "a.onnx")
+    monkeypatch.setattr(where, "run", moved(where.run, 5))
+    with pytest.raises(ModelFileError, match="px away from every candidate"):
+        write(made, tmp_path / name, image_size=SIZE, conf=conf)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [{}, {"conf": .95}, {"layout": "flat", "batch": 2}, {"thresholds": "inputs", "any_size": True, "batch": None}])
+def test_people_of_openvino_files_are_compared_one_by_one(model, tmp_path, options):
+    pytest.importorskip("openvino")
+    assert export_openvino(model, tmp_path / "a.xml", image_size=SIZE, **options).is_file()
+    assert export_openvino(get("yolo_nas_pose_n", pretrained_weights="toy"), tmp_path / "a.xml", image_size=SIZE, half=True, **options).is_file()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.bin", "a.xml"]

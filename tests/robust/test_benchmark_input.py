@@ -207,3 +207,10 @@ def test_published_accuracy_is_not_lent_to_quantised_files():
     text = accuracy_table(Benchmark(environment={}, settings={}, peaks=[], bandwidth=None, rows=[row]), names=["yolo26s-pose"])
     measured, published = text.split("**Published by others**")
     assert "unknown in INT8" in measured and "62.0" in published and "yolo26s" not in measured
+
+
+def test_throughput_is_in_the_table():
+    row = Row(name="a", engine="openvino", precision="fp32", timings=[sum_timing(1, [Burst([1.], 1., 0.)])], streams=[{"count": 2, "images_per_second": 40.25, "foreign": .03}])
+    text = timing_table(Benchmark(environment={}, settings={}, peaks=[], bandwidth=None, rows=[row]))
+    assert "| requests at once | images/s |" in text and "| a | 2 | 40.2 | 3 % |" in text
+    assert "at once" not in timing_table(Benchmark(environment={}, settings={}, peaks=[], bandwidth=None, rows=[row.model_copy(update={"streams": []})]))

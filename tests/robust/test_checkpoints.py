@@ -653,3 +653,12 @@ def test_other_joints_are_announced(capsys):
     get(NANO, "toy", skeleton="coco17")
     get(NANO, num_joints=5)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name, content, what", [("a.jpg", b"\xff\xd8\xff\xe0 photograph", "a JPEG picture"), ("b.pth", b"\x89PNG\r\n\x1a\n....", "a PNG picture"),
+                                                 ("c.pt", b"RIFF\x10\0\0\0WEBPVP8 ", "a WebP picture"), ("d.safetensors", b"\n<html>404</html>", "a web page"),
+                                                 ("e.pth", b"0 0.5 0.5 0.1 0.1\n", "a text file")])
+def test_what_is_no_weights_file_is_named(tmp_path, name, content, what):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=f"{name} cannot be read as weights: it is {what}.*safetensors"):
+        get(tmp_path / name)

@@ -397,3 +397,13 @@ def test_originals_are_not_painted_over(model, tmp_path, monkeypatch):
         model.predict("a.jpg", **SMALL).save(".")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.jpg", "link", "new"]
     assert got.save(tmp_path / "new") == [tmp_path / "new" / "a.jpg"]
+
+
+def test_only_what_can_be_looked_at_is_offered(tmp_path):
+    "A label file of nearly the same name is no picture."
+    from yolo_nas_pose.deploy.sources import missing
+    for name in ("street_1.txt", "street_1.json", "street_2.jpg", "street_3.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "street").mkdir()
+    told = str(missing(tmp_path / "street_1.jpg"))
+    assert "street_2.jpg" in told and "street_3.mp4" in told and ".txt" not in told and ".json" not in told

@@ -55,6 +55,8 @@ def test_wrong_words(model, ready):
         set_scheme(ready, "gpu")
     with pytest.raises(ValueError, match="quantise it first"):
         set_scheme(model, "cpu")
+    with pytest.raises(ValueError, match="quantise it first"):
+        set_policy(model)
     with pytest.raises(ValueError, match="minmax, percentile"):
         quantize_ptq(model, ToyScenes(8, 64), 8, 64, method="median")
 

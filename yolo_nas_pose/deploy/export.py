@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,14 @@ from .graph import RAW_NAMES, DecodedGraph, FlatGraph, PeopleGraph, Pixels, RawG
 from .quantize import fold_shortcuts, is_quantized, set_scheme
 from .rounding import SCHEMES, QuantConv2d, QuantUpsample, clip_weights
 from ..model.network import trained_size
-from .verify import check_file, example, same_answers
+from .verify import check_file, example, same_answers, write_checked
 from ..model.head import STRIDES
 from ..model.postprocess import check_settings
 
 # %% auto #0
 __all__ = ['OPSETS', 'MEANINGS', 'PARTS', 'TYPES', 'ready_copy', 'survivors_recorded', 'survivors_read', 'axes_of', 'names_of',
            'write_graph', 'quiet', 'with_text', 'pack_weights', 'tensor_table', 'table_text', 'check_wishes',
-           'graph_of', 'export_onnx', 'check_candidates', 'write_checked', 'export_openvino']
+           'graph_of', 'export_onnx', 'check_poses', 'export_openvino', 'convert', 'same_people']
 
 # %% ../../nbs/6_deploy/71_export.ipynb #c8650e53
 def ready_copy(
@@ -299,50 +300,25 @@ def export_onnx(
         images = torch.from_numpy(example(description, size, batch or 2))
         extra = (torch.tensor([float(conf)]), torch.tensor([float(iou)])) if depth == "poses" and not baked else ()
         content = with_text(write_graph(graph, (images, *extra), description, opset, dynamo), to_text(description), engine != "tensorrt")
-    same = ready_copy(model)[0] if kind == "fp16" else ready
-    exact = graph_of(same, description, conf, iou) if kind == "fp16" else graph
-    all_rows = DecodedGraph(same, exact.pixels).eval()
-    if check and kind == "int8" and depth == "poses":
-        check_candidates(model, image_size=size, batch=batch, any_size=any_size, input_type=input_type, channel_order=channel_order, engine=engine,
-                         opset=opset, dynamo=dynamo)
-    return write_checked(Path(path).expanduser(), ".onnx", lambda part: part.write_bytes(content),
-                         (lambda part: check_file(part, exact, all_rows, description)) if check else None)
+    exact = graph_of(ready_copy(model)[0] if kind == "fp16" else ready, replace(description, depth="decoded") if depth == "poses" else description, conf, iou)
+    wishes = dict(image_size=size, batch=batch, any_size=any_size, input_type=input_type, channel_order=channel_order, layout=layout, conf=conf, iou=iou,
+                  pre_nms=pre_nms, post_nms=post_nms, precision=precision, engine=engine, opset=opset, dynamo=dynamo)
+    def judge(part): (check_poses(part, model, exact, description, wishes) if depth == "poses" else check_file(part, exact, description))
+    return write_checked(Path(path).expanduser(), ".onnx", lambda part: part.write_bytes(content), judge if check else None)
 
 # %% ../../nbs/6_deploy/71_export.ipynb #180a95ba
-def check_candidates(
-    model: nn.Module,  # quantised
-    **options: Any,    # as `export_onnx` has them
+def check_poses(
+    part: Path,                # a file of poses
+    model: nn.Module,          # that is in it
+    graph: nn.Module,          # the same down to all candidates, in single precision
+    description: Description,  # of the file
+    wishes: Mapping[str, Any],  # options of `export_onnx`
 ) -> None:
-    "Exports all candidates of a model, to be checked and forgotten. Raises ModelFileError."
+    "Compares the people of a file, and of one in INT8 all candidates too. Raises ModelFileError."
     with tempfile.TemporaryDirectory() as folder:
-        export_onnx(model, Path(folder) / "candidates.onnx", "decoded", **options)
-
-
-def write_checked(
-    path: Path,        # where the file should lie
-    suffix: str,       # it must have
-    write: Any,        # writes it to a path
-    check: Any = None,  # raises if it is wrong
-) -> Path:             # where it lies
-    "Writes under another name, checks, renames. Whatever goes wrong leaves an old file as it was, and no new one."
-    if path.suffix != suffix:
-        raise ValueError(f"{path}: this file must end in {suffix}; write to {path.with_suffix(suffix)}")
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{suffix}")
-    sides = [(part.with_suffix(end), path.with_suffix(end)) for end in ((".bin",) if suffix == ".xml" else ())]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        if check is not None:
-            check(part)
-        for temporary, final in (*sides, (part, path)):
-            os.replace(temporary, final)
-    except OSError as error:
-        raise OSError(f"{path}: cannot write this file ({error.strerror or error}). Is the disk full, or the folder read-only?") from error
-    finally:
-        for temporary in (part, *(side for side, _ in sides)):
-            if temporary.is_file():
-                temporary.unlink()
-    return path
+        other = export_onnx(model, Path(folder) / "candidates.onnx", "decoded", **wishes) if description.precision == "int8" else None
+        if not check_file(part, graph, description, other=other) and description.conf is not None:
+            export_onnx(model, Path(folder) / "inputs.onnx", thresholds="inputs", **wishes)  # nobody is as sure as that: ask for others
 
 # %% ../../nbs/6_deploy/71_export.ipynb #8f935d52
 def export_openvino(
@@ -353,16 +329,47 @@ def export_openvino(
     **options: Any,        # as `export_onnx` has them
 ) -> Path:                 # of the .xml file
     "Writes a model in the form of OpenVINO. Raises as `export_onnx`, and ImportError without OpenVINO."
-    ov, path = need("openvino", "openvino"), Path(path).expanduser()
+    need("openvino", "openvino")
+    path = Path(path).expanduser()
     if path.suffix != ".xml":
         raise ValueError(f"{path}: this file must end in .xml; write to {path.with_suffix('.xml')}")
     between = export_onnx(model, path.with_name(f".{path.stem}.{os.getpid()}.part.onnx"), check=check, **options)
     try:
-        text = open_file(between, "onnxruntime")[0].text
-        converted = ov.Core().read_model(between)
-        for key, value in text.items():
-            converted.set_rt_info(value, ["yolo_nas_pose", key])
-        def same(part): same_answers(between, part) if check else None
-        return write_checked(path, ".xml", lambda part: ov.save_model(converted, part, compress_to_fp16=half), same)
+        def judge(part): (same_people(between, part, model, half, options) if options.get("depth", "poses") == "poses" else same_answers(between, part))
+        return write_checked(path, ".xml", lambda part: convert(between, part, half), judge if check else None)
     finally:
         between.unlink(missing_ok=True)
+
+# %% ../../nbs/6_deploy/71_export.ipynb #1b642ade
+def convert(
+    source: Path,  # ONNX
+    target: Path,  # .xml
+    half: bool,    # keep the weights in half precision
+) -> Path:         # the target
+    "The same file in the form of OpenVINO, description included."
+    ov = need("openvino", "openvino")
+    made = ov.Core().read_model(source)
+    for key, value in open_file(source, "onnxruntime")[0].text.items():
+        made.set_rt_info(value, ["yolo_nas_pose", key])
+    ov.save_model(made, target, compress_to_fp16=half)
+    return target
+
+
+def same_people(
+    source: Path,               # ONNX, checked
+    part: Path,                 # the same in the form of OpenVINO
+    model: nn.Module,           # that is in them
+    half: bool,                 # whether the weights are in half precision
+    options: Mapping[str, Any],  # of `export_onnx`
+) -> None:
+    "Compares the candidates of both engines, and the people with the candidates. Raises ModelFileError."
+    description = open_file(source)[1]
+    with tempfile.TemporaryDirectory() as folder:
+        everybody = export_onnx(model, Path(folder) / "candidates.onnx", check=False, **{**options, "depth": "decoded"})
+        same_answers(everybody, other := convert(everybody, Path(folder) / "candidates.xml", half))
+        if open_file(part)[1] != description:
+            raise ModelFileError(f"{part}: the description got lost on the way to OpenVINO")
+        if description.precision == "int8" and (description.any_size or description.batch is None):
+            return  # with free axes OpenVINO plans each graph anew, and rounds otherwise: only the candidates can be compared
+        if not check_file(part, None, description, "openvino", other) and description.conf is not None:
+            export_openvino(model, Path(folder) / "inputs.xml", half, **{**options, "thresholds": "inputs"})

@@ -204,6 +204,8 @@ def set_policy(
     exclude: Sequence[str] = KEPT,      # patterns of those that do not, all the same
 ) -> None:
     "Switches quantisers on and off. Raises ValueError for a pattern that fits no layer, or if nothing is left to round."
+    if not is_quantized(model):
+        raise ValueError("this model has no quantisers: quantise it first, with quantize_ptq")
     include, exclude = ([each] if isinstance(each, str) else list(each) for each in (include, exclude))
     found, connections = layers(model), model.connections
     whole = match(found, include) - match(found, exclude)

@@ -163,6 +163,6 @@ def spend_budget(
         row = queue.pop(0) if queue else None
         pattern = row and (row.name if row.name in names else f"{row.name}.*")
         if row is None or match(names, ["*"]) <= match(names, [*spared, pattern]):
-            raise ValueError(f"budget {budget}: {loss:.4f} AP are lost with all but the last layers in float; quantise with more images, another "
+            raise ValueError(f"budget {budget}: AP falls by {100 * loss:.2f} with all but the last layers in float; quantise with more images, another "
                              "method, or train with quantize_qat")
         spared.append(pattern)

@@ -160,7 +160,7 @@ def missing(
     if not folder.is_dir():
         there = next(parent for parent in [*folder.parents, Path()] if parent.is_dir())
         return InputError(f"there is no folder {folder}. {there.absolute()} is the last part of it that exists")
-    names = os.listdir(folder) if os.access(folder, os.R_OK) else []
+    names = [name for name in os.listdir(folder) if (folder / name).is_dir() or name.lower().endswith((*PICTURES, *FILMS))] if os.access(folder, os.R_OK) else []
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=.5)
     return InputError(f"there is no such file or folder. {folder.absolute()} has " +
                       (f"{', '.join(near)}: did you mean that?" if near else "nothing of a similar name"))

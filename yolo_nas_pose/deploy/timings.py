@@ -14,7 +14,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 # %% auto #0
-__all__ = ['Burst', 'choose_bursts', 'Record', 'Timing', 'Row', 'Benchmark', 'sum_timing', 'say', 'timing_table', 'describe']
+__all__ = ['Burst', 'choose_bursts', 'Record', 'Timing', 'Row', 'Benchmark', 'sum_timing', 'say', 'stream_lines', 'timing_table',
+           'describe']
 
 # %% ../../nbs/6_deploy/77_timings.ipynb #e89faaf0
 class Burst(NamedTuple):
@@ -132,6 +133,13 @@ def say(
     return "–" if value is None else f"{value:{form}}"
 
 
+def stream_lines(result: Benchmark) -> list[str]:
+    "Throughput with many requests at once as lines of Markdown; none where it was not measured."
+    rows = [(row, each) for row in result.rows for each in row.streams]
+    head = ["| candidate | requests at once | images/s | taken by others |", "| --- | ---: | ---: | ---: |"] if rows else []
+    return head + [f"| {row.name} | {each['count']:.0f} | {each['images_per_second']:.1f} | {100 * each['foreign']:.0f} % |" for row, each in rows] + [""] * bool(rows)
+
+
 def timing_table(
     result: Benchmark,
 ) -> str:  # Markdown
@@ -148,7 +156,7 @@ def timing_table(
                      say(timing.p90), say(timing.p99), say(timing.cpu), say(1e3 * timing.batch / timing.p50), say(floor),
                      say(floor and result.fair_ms(timing) / floor, ".2f"), say((row.memory_mb or {}).get("peak"), ".0f")]
             lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines + ["", describe(result)])
+    return "\n".join([*lines, "", *stream_lines(result), describe(result)])
 
 
 def describe(

@@ -22,8 +22,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['REAL', 'DATA', 'DATA_BUILTINS', 'WRAPPERS', 'METADATA_KEY', 'WeightsError', 'WeightsFileError', 'Inert',
-           'CarefulUnpickler', 'read_pickle', 'plain', 'unwrap', 'read_safetensors', 'read_checkpoint']
+__all__ = ['REAL', 'DATA', 'DATA_BUILTINS', 'WRAPPERS', 'METADATA_KEY', 'BEGINNINGS', 'WeightsError', 'WeightsFileError', 'Inert',
+           'CarefulUnpickler', 'read_pickle', 'plain', 'unwrap', 'read_safetensors', 'what_it_is', 'read_checkpoint']
 
 # %% ../../nbs/2_model/36_pickles.ipynb #efab014b
 class WeightsError(ValueError):
@@ -124,6 +124,22 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     return state, known if isinstance(known, dict) else {}
 
 
+BEGINNINGS = {b"\xff\xd8\xff": "a JPEG picture", b"\x89PNG": "a PNG picture", b"GIF8": "a GIF picture", b"BM": "a BMP picture", b"%PDF": "a PDF document",
+              b"\x1f\x8b": "a gzip archive", b"<": "a web page or XML", b"#!": "a script"}
+
+
+def what_it_is(path: str | Path) -> str:  # empty where nobody can tell
+    "What a file is that holds no weights, told by its first bytes."
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if start[:4] == b"RIFF":
+        return "a WebP picture" if start[8:12] == b"WEBP" else "a sound or a film"
+    if start[4:8] == b"ftyp":
+        return "a film, or a HEIC or AVIF picture"
+    known = next((name for begin, name in BEGINNINGS.items() if start.lstrip().startswith(begin)), "")
+    return known or ("an ONNX file" if Path(path).suffix == ".onnx" else "a text file" if start and all(9 <= byte < 127 for byte in start) else "")
+
+
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:  # tensors by key, metadata: plain values
     "Weights and metadata of a file of any program. Raises WeightsError that names the file and what is wrong with it."
     if not isinstance(path, (str, os.PathLike)):
@@ -138,6 +154,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict]:  # tens
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except Exception as error:  # a damaged file can raise anything
+        if what := what_it_is(path):
+            raise WeightsError(f"{path} cannot be read as weights: it is {what}. Give a checkpoint (.safetensors, .pt, .pth), or download it again") from None
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise WeightsError(f"{path} cannot be read as weights ({reason}): cut off on the way, or not a weights file? "
                            "Copy or download it again") from error

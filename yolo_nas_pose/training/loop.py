@@ -256,7 +256,7 @@ def train_epoch(
             log.write(run.step, {"epoch": run.epoch, "lr": run.rate(), **values, "images_per_second": images / passed,
                                  "loader_wait": run.loader.waited / passed})
             check_broken(run.images, run.images.broken(), recipe.max_broken)
-            bar.set_postfix(loss=f"{values['total']:.2f}", AP=f"{run.best:.3f}", refresh=False)
+            bar.set_postfix(loss=f"{values['total']:.2f}", AP=f"{100 * run.best:.1f}", refresh=False)
         if stop.agreed(run):
             save_state(run)
             raise KeyboardInterrupt(f"stopped after update {run.step}")
