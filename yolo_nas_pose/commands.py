@@ -182,7 +182,7 @@ def export(
     iou: Annotated[float, typer.Option(help="Largest overlap of two people, 0..1.")] = .7,
     thresholds: Annotated[str, typer.Option(help="baked, or inputs: given with each batch.")] = "baked",
     precision: Annotated[str, typer.Option(help="fp32 or fp16; an INT8 checkpoint stays INT8.")] = "fp32",
-    engine: Annotated[str, typer.Option(help="Of INT8 files: cpu or tensorrt.")] = "cpu",
+    engine: Annotated[str, typer.Option(help="Of INT8 files: cpu, avx2 (x86 without VNNI) or tensorrt.")] = "cpu",
     opset: Annotated[Optional[int], typer.Option(help="Of ONNX; none: chosen for you.")] = None,
     dynamo: Annotated[bool, typer.Option(help="Use the newer exporter of torch.")] = False,
 ) -> None:

@@ -61,6 +61,7 @@ def main():
     words.add_argument("--batch", type=int, default=8, help="images of an update")
     words.add_argument("--qat-method", default="minmax", help="how the ranges are found before quantisation-aware training")
     words.add_argument("--methods", nargs="*", default=["minmax", "percentile", "entropy", "mse"])
+    words.add_argument("--scheme", default="cpu", help="integers of the files: cpu, or avx2 with weights of seven bits")
     words.add_argument("--engines", nargs="*", default=ENGINES)
     words.add_argument("--base", type=float, help="AP of the float model in per cent, where it is known from a run before")
     words = words.parse_args()
@@ -80,12 +81,13 @@ def main():
 
     def in_engines(name, network):
         with tempfile.TemporaryDirectory() as folder:
-            file = export_onnx(network, Path(folder, "model.onnx"), depth="decoded", image_size=words.size)
+            file = export_onnx(network, Path(folder, "model.onnx"), depth="decoded", image_size=words.size, engine=words.scheme)
             for engine in words.engines:
                 kind, _, precision = engine.partition(":")
                 row(name, engine, lambda: evaluate_file(OnnxPose(file, kind, precision=precision or "auto"), judged))
 
     def everywhere(name, quantised):
+        set_scheme(quantised, words.scheme)
         in_engines(name, quantised)
         row(name, "fake", lambda: evaluate(quantised, judged, words.size, 8, progress=False))
         set_scheme(quantised, "tensorrt")

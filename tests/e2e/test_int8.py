@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from yolo_nas_pose.core.processor import cuts_sums
 from yolo_nas_pose.core.structures import DecodedPoses
 from yolo_nas_pose.core.toy import ToyScenes
 from yolo_nas_pose.deploy.engine import open_file
@@ -77,10 +78,12 @@ def check_concats(graph):
     assert seen == 13
 
 
-def run(path, image, optimised=None):
+def run(path, image, optimised=None, whole_sums=cuts_sums()):
     ort = pytest.importorskip("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
+    if whole_sums:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if optimised:
         options.optimized_model_filepath = str(optimised)
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(None, {"images": image.numpy()})
@@ -112,6 +115,25 @@ def test_onnxruntime_computes_in_integers(ready, image, tmp_path):
 @pytest.mark.slow
 def test_onnxruntime_computes_in_integers_with_the_newer_exporter(ready, image, tmp_path):
     check_cpu(ready, image, tmp_path, dynamo=True)
+
+
+@torch.no_grad()
+def test_weights_of_seven_bits_need_no_whole_sums(ready, image, tmp_path):
+    "No pair of products of a byte and a weight of up to 63 is cut, whatever the processor."
+    pytest.importorskip("onnx")
+    moved = copy.deepcopy(ready)
+    part = next(iter(layers(moved).values()))
+    part.weight[0] *= 1.2  # as training may
+    path = export_onnx(moved, tmp_path / "seven.onnx", depth="decoded", image_size=SIZE, input_type="float32", engine="avx2")
+    import onnx
+    graph = onnx.load(str(path))
+    held = [values for values in constants(graph).values() if values.dtype == np.int8 and values.ndim == 4]
+    assert len(held) > 90 and max(np.abs(values.astype(int)).max() for values in held) == 63
+    (cut, whole) = (run(path, image, whole_sums=one) for one in (False, True))
+    for a, b in zip(cut, whole):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+    opened, description = open_file(path)
+    assert description.weight_bits == 7 and open_file(export_onnx(moved, tmp_path / "eight.onnx", "raw", SIZE))[1].weight_bits == 8
 
 
 def check_tensorrt(ready, folder, dynamo):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from yolo_nas_pose.core.skeleton import ANIMALPOSE20, COCO17
+from yolo_nas_pose.core.skeleton import ANIMALPOSE20, COCO17, Skeleton
 from yolo_nas_pose.core.toy import ToyScenes, toy_scene
 from yolo_nas_pose.deploy.engine import onnx_text, open_file
 from yolo_nas_pose.deploy.export import export_onnx, export_openvino, tensor_table
@@ -250,3 +250,9 @@ def test_folded_shortcuts_change_nothing(variant):
     torch.testing.assert_close(after.joints, before.joints, atol=2e-3, rtol=0)
     torch.testing.assert_close(after.scores, before.scores, atol=1e-4, rtol=0)
     assert sum(name.endswith("alpha") for name, _ in model.named_parameters()) == 1
+
+
+def test_a_file_keeps_what_was_said_of_mirrors(tmp_path):
+    cup = Skeleton.from_names(["rim", "bottom", "handle"], name="cup", mirrorable=True)
+    path = export_onnx(YoloNASPose("yolo_nas_pose_n", skeleton=cup), tmp_path / "cup.onnx", "raw", 64)
+    assert open_file(path)[1].skeleton == cup

@@ -19,7 +19,7 @@ from yolo_nas_pose.core.skeleton import COCO17
 from yolo_nas_pose.core.toy import write_toy
 from yolo_nas_pose.data.anatomy import cells_inside, estimate_sigmas, suggest_sigmas
 from yolo_nas_pose.data.chart import chart
-from yolo_nas_pose.data.check import read_raw
+from yolo_nas_pose.data.raw_labels import read_raw
 from yolo_nas_pose.data.coco import CocoPoses
 from yolo_nas_pose.data.files import DataError
 

@@ -15,8 +15,8 @@ from yolo_nas_pose.core.toy import write_toy
 from yolo_nas_pose.data.cache import CachedPoses
 from yolo_nas_pose.data.coco import CocoPoses, open_data
 from yolo_nas_pose.data.doctor import check_data
+from yolo_nas_pose.data.exports import Gallery
 from yolo_nas_pose.data.files import find_data
-from yolo_nas_pose.data.formats import Gallery
 from yolo_nas_pose.data.images import DataError, image_size, outline_extent, runs_mask
 from yolo_nas_pose.data.transforms import TrainTransform
 from yolo_nas_pose.data.write import write_coco, write_yolo

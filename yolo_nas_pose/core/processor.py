@@ -5,11 +5,12 @@
 # %% ../../nbs/0_core/07_processor.ipynb #c0a10003
 from __future__ import annotations
 
+import platform
 import re
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['processor_flags', 'has_bf16', 'has_amx']
+__all__ = ['processor_flags', 'has_bf16', 'has_amx', 'cuts_sums']
 
 # %% ../../nbs/0_core/07_processor.ipynb #c0a10006
 def processor_flags(
@@ -37,3 +38,13 @@ def has_amx(
 ) -> bool:
     "Whether the processor multiplies matrices of bfloat16 in hardware tiles. False where nobody can tell."
     return "amx_bf16" in (processor_flags() if flags is None else flags)
+
+# %% ../../nbs/0_core/07_processor.ipynb #7fb4e4a0
+def cuts_sums(
+    flags: frozenset[str] | None = None,  # of `processor_flags`; None: those of this machine
+) -> bool:
+    "Whether sums of products of bytes are cut at sixteen bits: x86 without VNNI, and x86 where nobody can tell."
+    flags = processor_flags() if flags is None else flags
+    if not flags:
+        return platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
+    return "ssse3" in flags and not {"avx512_vnni", "avx_vnni", "amx_int8"} & flags

@@ -14,7 +14,7 @@ import numpy as np
 
 # %% auto #0
 __all__ = ['SIDES', 'HABITS', 'GUESSED_SIGMA', 'COCO17', 'CROWDPOSE14', 'ANIMALPOSE20', 'SKELETONS', 'split_words',
-           'infer_mirror_pairs', 'check_layout', 'Skeleton', 'get_skeleton']
+           'infer_mirror_pairs', 'check_layout', 'check_skeleton', 'Skeleton', 'get_skeleton']
 
 # %% ../../nbs/0_core/01_skeleton.ipynb #aa8b591c
 SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
@@ -43,7 +43,7 @@ def infer_mirror_pairs(
 # %% ../../nbs/0_core/01_skeleton.ipynb #ad95df33
 GUESSED_SIGMA = .07  # of joints whose spread nobody has measured
 
-
+# %% ../../nbs/0_core/01_skeleton.ipynb #68a972a4
 def check_layout(
     joints: Sequence[str],                # K names
     pairs: Iterable[Sequence[int | str]],  # links or mirror pairs, of numbers or of names
@@ -61,6 +61,22 @@ def check_layout(
             raise ValueError(f"{what}: ({a}, {b}) pairs joint {joints[a]!r} with itself")
     return pairs
 
+
+def check_skeleton(
+    skeleton: Skeleton,  # just made
+) -> None:
+    "Raises ValueError where its parts contradict each other."
+    if not skeleton.joints or len(set(skeleton.joints)) < len(skeleton.joints):
+        raise ValueError(f"skeleton {skeleton.name!r} needs at least one joint, and no name twice: {skeleton.joints}")
+    check_layout(skeleton.joints, skeleton.links, "links")
+    paired = [k for pair in check_layout(skeleton.joints, skeleton.mirror_pairs, "mirror pairs") for k in pair]
+    if len(set(paired)) < len(paired):
+        raise ValueError(f"mirror pairs: a joint of {skeleton.mirror_pairs} has two partners")
+    if len(skeleton.sigmas) != len(skeleton.joints) or not all(0 < s < np.inf for s in skeleton.sigmas):
+        raise ValueError(f"{len(skeleton.joints)} joints need as many positive sigmas, not {skeleton.sigmas}")
+    if skeleton.mirrorable not in (None, True, False):
+        raise ValueError(f"mirrorable must be true, false or left out, not {skeleton.mirrorable!r}")
+
 # %% ../../nbs/0_core/01_skeleton.ipynb #8fc273e9
 @dataclass(frozen=True)
 class Skeleton:
@@ -73,16 +89,7 @@ class Skeleton:
     mirrorable: bool | None = None               # whether it may be learnt from a mirror; None: if there are mirror pairs
 
     def __post_init__(self):
-        if not self.joints or len(set(self.joints)) < len(self.joints):
-            raise ValueError(f"skeleton {self.name!r} needs at least one joint, and no name twice: {self.joints}")
-        check_layout(self.joints, self.links, "links")
-        paired = [k for pair in check_layout(self.joints, self.mirror_pairs, "mirror pairs") for k in pair]
-        if len(set(paired)) < len(paired):
-            raise ValueError(f"mirror pairs: a joint of {self.mirror_pairs} has two partners")
-        if len(self.sigmas) != len(self.joints) or not all(0 < s < np.inf for s in self.sigmas):
-            raise ValueError(f"{len(self.joints)} joints need as many positive sigmas, not {self.sigmas}")
-        if self.mirrorable not in (None, True, False):
-            raise ValueError(f"mirrorable must be true, false or left out, not {self.mirrorable!r}")
+        check_skeleton(self)
 
     @property
     def num_joints(self) -> int:

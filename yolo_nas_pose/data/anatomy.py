@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.skeleton import GUESSED_SIGMA, Skeleton, split_words
-from .check import Finding, RawLabels, as_array, find, in_shares, marked
+from .check import in_shares
+from .raw_labels import Finding, RawLabels, as_array, find, marked
 from .people import joint_hulls
 
 # %% auto #0

@@ -18,7 +18,7 @@ import numpy as np
 from ..core.draw import draw_sample
 from ..core.structures import PoseSample
 from .anatomy import person_cells, suggest_sigmas
-from .check import LEVELS, Finding, RawLabels
+from .raw_labels import LEVELS, Finding, RawLabels
 from .files import DataError, read_image
 
 # %% auto #0

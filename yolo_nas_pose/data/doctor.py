@@ -21,11 +21,12 @@ from tqdm import tqdm
 from ..core.skeleton import Skeleton
 from .anatomy import check_sigmas, repeat_faults, side_faults, size_faults, with_boxes
 from .chart import Checkup, Part, save_chart
-from .check import Finding, RawLabels, find, label_faults, read_raw
+from .check import label_faults
 from .coco import read_labels
 from .files import find_data, find_split
 from .formats import yolo_text
 from .images import DataError, read_image
+from .raw_labels import Finding, RawLabels, find, read_raw
 
 # %% auto #0
 __all__ = ['LIKENESS', 'Look', 'look_at', 'look_at_all', 'image_faults', 'leakage', 'examine', 'parts_of', 'lone_texts',

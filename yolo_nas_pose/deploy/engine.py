@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from ..core.processor import has_amx
+from ..core.processor import cuts_sums, has_amx
 from ..core.skeleton import Skeleton, get_skeleton
 
 # %% auto #0
 __all__ = ['FORMAT', 'DEPTHS', 'KEYS', 'PROVIDERS', 'ENGINES', 'ModelFileError', 'Description', 'to_text', 'from_text', 'varint',
-           'fields', 'onnx_text', 'usable_cores', 'need', 'OnnxRuntime', 'first_line', 'OpenVino', 'open_file']
+           'fields', 'onnx_text', 'usable_cores', 'need', 'session_options', 'OnnxRuntime', 'first_line', 'OpenVino',
+           'open_file']
 
 # %% ../../nbs/6_deploy/67_engine.ipynb #cb8b06e9
 FORMAT = 1  # of the description; grows when a reader must know
@@ -54,6 +55,7 @@ class Description:
     version: str = ""                 # of this package
     bins: int = 17                    # T, scores per side, for raw files
     strides: tuple[int, ...] = (8, 16, 32)  # of the maps, px, for raw files
+    weight_bits: int = 8              # of weights in INT8; with 7 no sum of products is cut, on any processor
     pad_value: int = 127              # colour of the padding
     pad_side: str = "bottom_right"    # where the padding goes
 
@@ -92,14 +94,14 @@ def from_text(
         values = {key: json.loads(value) for key, value in text.items() if key in KEYS}
         if values["format"] > FORMAT:
             raise ModelFileError(f"{path}: description of format {values['format']}, this version reads up to {FORMAT}. Update yolo_nas_pose")
-        skeleton = get_skeleton({"name": values["skeleton"]} | {key: values[key] for key in ("joints", "links", "mirror_pairs", "sigmas")})
+        skeleton = get_skeleton({"name": values["skeleton"]} | {key: values[key] for key in ("joints", "links", "mirror_pairs", "sigmas")} | {"mirrorable": values.get("mirrorable")})
         rest = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in Description.__dataclass_fields__}
         return Description(**rest | {"skeleton": skeleton})
     except (KeyError, TypeError, ValueError) as error:
         raise error if str(path) in str(error) else ModelFileError(f"{path}: its description is of no use ({type(error).__name__}: {error})") from error
 
 
-KEYS = {*Description.__dataclass_fields__, "format", "joints", "links", "mirror_pairs", "sigmas"}
+KEYS = {*Description.__dataclass_fields__, "format", "joints", "links", "mirror_pairs", "sigmas", "mirrorable"}
 
 # %% ../../nbs/6_deploy/67_engine.ipynb #b71be30d
 def varint(
@@ -177,6 +179,19 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "te
              "coreml": "CoreMLExecutionProvider", "directml": "DmlExecutionProvider"}
 
 
+def session_options(
+    ort: ModuleType,  # onnxruntime
+    threads: int,     # of the processor
+    text: Mapping[str, str],  # metadata of the file
+) -> Any:             # SessionOptions
+    "How sessions of onnxruntime are opened: quietly, with so many threads, and with whole sums of products of bytes."
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    if cuts_sums() and text.get("weight_bits") != "7":
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
 class OnnxRuntime:
     "A file in onnxruntime. Raises ModelFileError if it cannot be run there."
     extra = "cpu"
@@ -185,8 +200,7 @@ class OnnxRuntime:
         ort = need("onnxruntime", self.extra)
         self.text = onnx_text(path)
         wanted = PROVIDERS.get(device, device)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options = session_options(ort, threads, self.text)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

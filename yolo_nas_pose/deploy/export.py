@@ -27,6 +27,7 @@ from ..core.affine import full_size
 from .engine import Description, ModelFileError, need, open_file, to_text
 from .graph import RAW_NAMES, DecodedGraph, FlatGraph, PeopleGraph, Pixels, RawGraph
 from .quantize import fold_shortcuts, is_quantized, set_scheme
+from .rounding import SCHEMES, QuantConv2d, QuantUpsample, clip_weights
 from ..model.network import trained_size
 from .verify import check_file, example, same_answers
 from ..model.head import STRIDES
@@ -41,7 +42,7 @@ __all__ = ['OPSETS', 'MEANINGS', 'PARTS', 'TYPES', 'ready_copy', 'survivors_reco
 def ready_copy(
     model: nn.Module,      # stays as it is
     precision: str = "fp32",  # of the weights: "fp32" or "fp16"
-    engine: str = "cpu",   # that will run it, for quantised models: "cpu" or "tensorrt"
+    engine: str = "cpu",   # that will run it, for quantised models: "cpu", "avx2" or "tensorrt"
 ) -> tuple[nn.Module, str]:  # a fused copy on the processor, and its precision
     "The model as it goes into a file. Raises ValueError for half of a quantised model."
     made = copy.deepcopy(model).cpu().eval().requires_grad_(False)
@@ -49,6 +50,9 @@ def ready_copy(
         if precision != "fp32":
             raise ValueError('a quantised model is exported as it is: leave precision at "fp32"')
         set_scheme(made, engine)
+        for part in made.modules():
+            if isinstance(part, (QuantConv2d, QuantUpsample)):
+                clip_weights(part)
         return made, "int8"
     made = fold_shortcuts(made.float().fuse())
     return (made.half() if precision == "fp16" else made), precision
@@ -275,7 +279,7 @@ def export_onnx(
     pre_nms: int = 300,           # candidates that enter NMS
     post_nms: int = 100,          # most people of an image
     precision: str = "fp32",      # of the weights: "fp32" or "fp16"; a quantised model is INT8 whatever this says
-    engine: str = "cpu",          # that will run it, for quantised models: "cpu" or "tensorrt"
+    engine: str = "cpu",          # that will run it, for quantised models: "cpu", "avx2" (x86 without VNNI) or "tensorrt"
     opset: int | None = None,     # of ONNX; None: 17, or 18 with dynamo
     dynamo: bool = False,         # use the newer exporter of torch
     check: bool = True,           # compare with torch before the file gets its name
@@ -283,18 +287,18 @@ def export_onnx(
     "Writes a model as ONNX. Raises ValueError for wishes that cannot be fulfilled, ModelFileError if the file answers wrongly."
     need("onnx", "cpu"), need("onnxscript", "cpu") if dynamo else None
     check_settings(conf, iou, pre_nms, post_nms)
-    if thresholds not in ("baked", "inputs") or precision not in ("fp32", "fp16") or engine not in ("cpu", "tensorrt"):
-        raise ValueError(f'thresholds: "baked" or "inputs", precision: "fp32" or "fp16", engine: "cpu" or "tensorrt", not {thresholds!r}, {precision!r}, {engine!r}')
+    if thresholds not in ("baked", "inputs") or precision not in ("fp32", "fp16") or engine not in SCHEMES:
+        raise ValueError(f'thresholds: "baked" or "inputs", precision: "fp32" or "fp16", engine: one of {", ".join(SCHEMES)}, not {thresholds!r}, {precision!r}, {engine!r}')
     baked, size = depth == "poses" and thresholds == "baked", full_size(trained_size(model) if image_size is None else image_size)
     ready, kind = ready_copy(model, precision, engine)
     description = Description(model.skeleton, depth, size, any_size, batch, input_type, channel_order, layout, conf if baked else None,
                               iou if baked else None, pre_nms, post_nms, kind, getattr(model, "variant", ""),
-                              str(getattr(model, "metadata", {}).get("licence") or ""), __version__)
+                              str(getattr(model, "metadata", {}).get("licence") or ""), __version__, weight_bits=7 if engine == "avx2" and kind == "int8" else 8)
     opset, graph = check_wishes(description, opset, dynamo), graph_of(ready, description, conf, iou)
     with quiet(), torch.no_grad():
         images = torch.from_numpy(example(description, size, batch or 2))
         extra = (torch.tensor([float(conf)]), torch.tensor([float(iou)])) if depth == "poses" and not baked else ()
-        content = with_text(write_graph(graph, (images, *extra), description, opset, dynamo), to_text(description), engine == "cpu")
+        content = with_text(write_graph(graph, (images, *extra), description, opset, dynamo), to_text(description), engine != "tensorrt")
     same = ready_copy(model)[0] if kind == "fp16" else ready
     exact = graph_of(same, description, conf, iou) if kind == "fp16" else graph
     all_rows = DecodedGraph(same, exact.pixels).eval()

@@ -229,7 +229,7 @@ def set_scheme(
 ) -> None:
     "Chooses the integers of an engine: the ranges stay. Raises ValueError for an unknown one, or a float model."
     if scheme not in SCHEMES:
-        raise ValueError(f"scheme must be {' or '.join(SCHEMES)}, not {scheme!r}")
+        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, not {scheme!r}")
     if not is_quantized(model):
         raise ValueError("this model has no quantisers: quantise it first, with quantize_ptq")
     for part in model.modules():
@@ -310,7 +310,7 @@ def quantize_ptq(
     method: str = "minmax",          # minmax, percentile, entropy or mse
     include: Sequence[str] = ("*",),  # patterns of layers that compute in integers
     exclude: Sequence[str] = KEPT,   # patterns of those that do not, all the same
-    scheme: str = "cpu",            # cpu or tensorrt; can be changed later
+    scheme: str = "cpu",            # cpu, avx2 or tensorrt; can be changed later
     batch_size: int = 8,             # images at a time
     seed: int = 0,                   # of the choice of images
     workers: int = 0,                # processes that read images

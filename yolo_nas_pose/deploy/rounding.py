@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d
 
 # %% auto #0
-__all__ = ['SCHEMES', 'Quantizer', 'QuantConv2d', 'QuantUpsample', 'weight_quantizer']
+__all__ = ['SCHEMES', 'Quantizer', 'QuantConv2d', 'QuantUpsample', 'weight_quantizer', 'clip_weights']
 
 # %% ../../nbs/6_deploy/64_rounding.ipynb #7b22bd3d
-SCHEMES = ("cpu", "tensorrt")
+SCHEMES = ("cpu", "avx2", "tensorrt")
 
 
 class Quantizer(nn.Module):
@@ -38,7 +38,8 @@ class Quantizer(nn.Module):
         whole = scheme == "tensorrt" or self.axis is not None
         fine = not (whole or self.signed or self.coarse)
         self.limits = (-128, 127) if whole else (0, 255)
-        self.scale.copy_(self.top.clamp(min=1e-8) / (255 if fine else 127))
+        seven = scheme == "avx2" and self.axis is not None
+        self.scale.copy_(self.top.clamp(min=1e-8) / (255 if fine else 63 if seven else 127))
         self.zero_point.fill_(0 if whole or not self.signed else 128)
 
     def forward(
@@ -94,3 +95,12 @@ def weight_quantizer(
     made = Quantizer(weight.shape[axis], axis).to(weight.device)
     made.top.copy_(weight.abs().amax([other for other in range(4) if other != axis]))
     return made
+
+
+@torch.no_grad()
+def clip_weights(
+    layer: QuantConv2d | QuantUpsample,  # changed in place
+) -> None:
+    "Brings weights that training has moved out of their range back to its end."
+    top = layer.kernel.top.view([-1 if axis == layer.kernel.axis else 1 for axis in range(4)])
+    layer.weight.copy_(layer.weight.clamp(-top, top))

@@ -21,9 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .counts import GraphError, fill_shape, import_openvino
-from .engine import Description, from_text, onnx_text
-
-
+from .engine import Description, from_text, onnx_text, session_options
 
 # %% auto #0
 __all__ = ['ENGINES', 'LIMITS', 'Candidate', 'NodeTime', 'LayerTime', 'middle', 'sum_up', 'about', 'openvino_text', 'OnnxRunner',
@@ -143,8 +141,8 @@ class OnnxRunner:
 
     def open(self, threads: int, profile: str = ""):
         "A session."
-        options = self.ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+        options = session_options(self.ort, threads, onnx_text(self.path))
+        options.inter_op_num_threads = 1
         if profile:
             options.enable_profiling, options.profile_file_prefix = True, profile
         return self.ort.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
