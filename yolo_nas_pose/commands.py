@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -13,7 +14,8 @@ import typer
 
 # %% auto #0
 __all__ = ['FILES', 'Weights', 'OwnSize', 'read_model', 'own_size', 'common_size', 'read_samples', 'judge_file', 'quantize',
-           'train_rounded', 'read_changes', 'export', 'benchmark', 'candidate', 'save_figures']
+           'compare', 'keep_to_budget', 'train_rounded', 'read_changes', 'export', 'benchmark', 'candidate',
+           'save_figures']
 
 # %% ../nbs/95_commands.ipynb #3aa654c5
 FILES = (".onnx", ".xml")
@@ -110,15 +112,17 @@ def quantize(
     images: Annotated[Optional[int], typer.Option(help="Training images to calibrate on; none: 128, or all if there are fewer.")] = None,
     method: Annotated[str, typer.Option(help="minmax, percentile, entropy or mse.")] = "minmax",
     keep: Annotated[Optional[list[str]], typer.Option(help="Layers that stay in float, such as 'heads.*'; repeatable; none: the predictions.")] = None,
+    budget: Annotated[Optional[float], typer.Option(help="Without --recipe: AP that may be lost, in percent; layers go back to float until it suffices.")] = None,
+    distil: Annotated[float, typer.Option(help="With --recipe: weight of the float model's opinion; 0: no teacher.")] = 1.,
     judge: Annotated[int, typer.Option(help="Toy scenes to compare on; of a folder, all validation images; 0: no comparison.")] = 200,
 ) -> None:
     "Makes an INT8 model of a trained one."
     from yolo_nas_pose.deploy.quantize import KEPT, LEAST_IMAGES, quantize_ptq
-    from yolo_nas_pose.metric.report import summary_table
     from yolo_nas_pose.model.weights import save_checkpoint
-    from yolo_nas_pose.training.evaluate import evaluate
     if changes and recipe is None:
         raise ValueError(f"{' '.join(changes)} would change a recipe, but none is named. Add --recipe finetune, say, or leave the change out")
+    if budget is not None and (recipe or not judge):
+        raise ValueError("--budget is spent on images that --judge counts, and by a model that is not trained on: leave --recipe out, and give --judge")
     network = read_model(model, weights)
     if not hasattr(network, "fuse"):
         raise ValueError(f"{model}: a file cannot be quantised here. Give the checkpoint it was made from")
@@ -127,12 +131,55 @@ def quantize(
     images = images or min(128, max(len(train), LEAST_IMAGES))  # fewer than the least are refused later, with the way out
     if recipe is None:
         made = quantize_ptq(network, train, images=images, image_size=size, method=method, exclude=kept)
+        if budget is not None:
+            keep_to_budget(made, network, (train, val), size, budget / 100, method, kept)
         path = save_checkpoint(out / "int8.safetensors", made, {"image_size": size})
     else:
-        made, path = train_rounded(network, recipe, (train, val), out, size, images, method, kept, changes)
+        made, path = train_rounded(network, recipe, (train, val), out, size, images, method, kept, changes, distil)
     if judge:
-        print(summary_table({name: evaluate(each, val, size) for name, each in (("float", network), ("INT8, as torch rounds it", made))}))
+        compare(network, made, val, size)
     print(f"INT8 checkpoint: {path}; next: yolo-nas-pose export {path}")
+
+# %% ../nbs/95_commands.ipynb #87e5a1d8
+def compare(
+    network: Any,   # in float
+    made: Any,      # its INT8 model
+    val: Any,       # labelled samples
+    size: int | tuple[int, int],  # of the input, px
+) -> None:
+    "Prints AP and its relatives of both, the INT8 model in every engine that is installed."
+    import tempfile
+
+    from yolo_nas_pose.deploy.engine import ENGINES
+    from yolo_nas_pose.deploy.export import export_onnx
+    from yolo_nas_pose.deploy.runtime import OnnxPose
+    from yolo_nas_pose.metric.report import summary_table
+    from yolo_nas_pose.training.evaluate import evaluate
+    installed = [name for name in ENGINES if find_spec(name)] if find_spec("onnx") else []
+    scores = {"float": evaluate(network, val, size)}
+    with tempfile.TemporaryDirectory() as folder:
+        file = export_onnx(made, Path(folder) / "int8.onnx", "decoded", size) if installed else None
+        for name in installed:
+            scores[f"INT8, {name}"] = judge_file(OnnxPose(file, name), val, None, 8, False, None, None)
+    if not installed:
+        scores["INT8, as torch rounds it"] = evaluate(made, val, size)
+    print(summary_table(scores))
+
+
+def keep_to_budget(
+    made: Any,                 # quantised; its policy changes
+    network: Any,              # in float
+    data: tuple,               # train and validation samples
+    size: int | tuple[int, int],  # of the input, px
+    budget: float,             # AP (0..1) that may be lost
+    method: str,               # of the observers
+    kept: tuple[str, ...],     # patterns of layers in float from the start
+) -> None:
+    "Leaves layers in float until no more is lost than the budget, and prints each step."
+    from yolo_nas_pose.deploy.sensitivity import sensitivity, spend_budget
+    rows = sensitivity(network, data[0], min(32, len(data[0])), size, method=method)
+    for step in spend_budget(made, network, data[1], rows, budget, size, exclude=kept):
+        print(f"AP lost {100 * step['ap_loss']:.2f} %, {100 * step['int8_work']:.1f} % of the multiplications in INT8, in float: {', '.join(step['exclude'])}")
 
 # %% ../nbs/95_commands.ipynb #eb9e6cf4
 def train_rounded(
@@ -145,11 +192,12 @@ def train_rounded(
     method: str,               # of the observers
     kept: tuple[str, ...],     # patterns of layers in float
     changes: list[str] | None,  # of the sibling's keys
+    distil: float,             # weight of the float model's opinion
 ) -> tuple[Any, Path]:         # the INT8 model, its checkpoint
     "Quantisation-aware training by the sibling of a recipe."
     from yolo_nas_pose.deploy.qat import quantize_qat
     from yolo_nas_pose.model.weights import load_checkpoint
-    result = quantize_qat(recipe, network, out=out, data=data, images=images, method=method, exclude=kept,
+    result = quantize_qat(recipe, network, out=out, data=data, images=images, method=method, exclude=kept, distil=distil,
                           **{"image_size": size, **read_changes(changes or [])})
     path = Path(result.folder) / "best.safetensors"
     return load_checkpoint(path), path
@@ -164,7 +212,6 @@ def read_changes(
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"expected key=value, such as lr=0.001, found {[p[0] for p in pairs if len(p) != 2]}")
     return {key.strip(): yaml.safe_load(value) for key, value in pairs}
-
 
 # %% ../nbs/95_commands.ipynb #bb5613fe
 def export(
@@ -181,28 +228,34 @@ def export(
     conf: Annotated[float, typer.Option(help="Lowest person score, 0..1.")] = .5,
     iou: Annotated[float, typer.Option(help="Largest overlap of two people, 0..1.")] = .7,
     thresholds: Annotated[str, typer.Option(help="baked, or inputs: given with each batch.")] = "baked",
+    pre_nms: Annotated[int, typer.Option(help="Candidates that enter NMS.")] = 300,
+    post_nms: Annotated[int, typer.Option(help="Most people of an image.")] = 100,
     precision: Annotated[str, typer.Option(help="fp32 or fp16; an INT8 checkpoint stays INT8.")] = "fp32",
     engine: Annotated[str, typer.Option(help="Of INT8 files: cpu, avx2 (x86 without VNNI) or tensorrt.")] = "cpu",
     opset: Annotated[Optional[int], typer.Option(help="Of ONNX; none: chosen for you.")] = None,
+    half: Annotated[bool, typer.Option(help="Of .xml files: keep weights in half precision.")] = False,
     dynamo: Annotated[bool, typer.Option(help="Use the newer exporter of torch.")] = False,
 ) -> None:
     "Writes a model as an ONNX or OpenVINO file, and checks it."
-    from yolo_nas_pose.deploy.export import export_onnx, export_openvino, table_text
+    from yolo_nas_pose.deploy.export import export_onnx, export_openvino, tensor_table
     from yolo_nas_pose.deploy.quantize import is_quantized, summary
     network = read_model(model, weights)
     if not hasattr(network, "fuse"):
         raise ValueError(f"{model} is a file already. Give the checkpoint it was made from")
     out.parent.mkdir(parents=True, exist_ok=True)
     wishes = dict(depth=depth, image_size=size, batch=batch or None, any_size=any_size, input_type=input_type, channel_order=channel_order,
-                  layout=layout, conf=conf, iou=iou, thresholds=thresholds, precision=precision, engine=engine, opset=opset, dynamo=dynamo)
-    path = (export_openvino if out.suffix == ".xml" else export_onnx)(network, out, **wishes)
+                  layout=layout, conf=conf, iou=iou, thresholds=thresholds, pre_nms=pre_nms, post_nms=post_nms, precision=precision, engine=engine,
+                  opset=opset, dynamo=dynamo)
+    if half and out.suffix != ".xml":
+        raise ValueError(f"--half is for files of OpenVINO, {out} is none. Say --precision fp16")
+    path = export_openvino(network, out, half=half, **wishes) if out.suffix == ".xml" else export_onnx(network, out, **wishes)
     size = sum(each.stat().st_size for each in {path, path.with_suffix(".bin") if path.suffix == ".xml" else path})
     print(f"{path}: {size / 1e6:.1f} MB, compared with torch")
     if is_quantized(network):
         told = summary(network)
         print(f"{100 * told['int8_work']:.1f} % of the multiplications in INT8, {told['pairs']} pairs of Q/DQ, {told['float_layers']} layers in float")
     if path.suffix == ".onnx":
-        print(table_text(path))
+        print("\n".join("  ".join(row) for row in tensor_table(path)))
 
 # %% ../nbs/95_commands.ipynb #0690ca8a
 def benchmark(

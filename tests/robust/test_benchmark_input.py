@@ -214,3 +214,11 @@ def test_throughput_is_in_the_table():
     text = timing_table(Benchmark(environment={}, settings={}, peaks=[], bandwidth=None, rows=[row]))
     assert "| requests at once | images/s |" in text and "| a | 2 | 40.2 | 3 % |" in text
     assert "at once" not in timing_table(Benchmark(environment={}, settings={}, peaks=[], bandwidth=None, rows=[row.model_copy(update={"streams": []})]))
+
+
+def test_a_batch_that_a_file_does_not_take_is_told_before_anything_is_measured(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    from yolo_nas_pose.deploy import benchmark as page
+    monkeypatch.setattr(page, "measure_batch", lambda *given: pytest.fail("measured in vain"))
+    with pytest.raises(GraphError, match="made for batch 1, not 4"):
+        benchmark(write_conv(tmp_path / "a.onnx"), image_size=64, batch_sizes=(1, 4), peaks=False, isolate=False)

@@ -1,7 +1,11 @@
 "What cannot be quantised is refused, with the way out."
+import warnings
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from yolo_nas_pose.cli import app
 from yolo_nas_pose.core.structures import PoseSample
 from yolo_nas_pose.core.toy import ToyScenes
 from yolo_nas_pose.data.files import DataError
@@ -75,3 +79,19 @@ def test_training_from_nothing(tmp_path):
         quantize_qat("toy", None, tmp_path)
     with pytest.raises(RecipeError, match="epoch"):
         qat_recipe("toy", epoch=3)
+
+
+def test_a_teacher_that_is_missing_is_told(tmp_path, monkeypatch, ready):
+    from yolo_nas_pose.deploy import qat
+    monkeypatch.setattr(qat, "train", lambda *given: given[-1])
+    with pytest.warns(UserWarning, match="no float model to learn from"):
+        assert quantize_qat("toy", ready, tmp_path, data=(ToyScenes(8, 64), ToyScenes(2, 64))) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quantize_qat("toy", ready, tmp_path, data=(ToyScenes(8, 64), ToyScenes(2, 64)), distil=0.)
+
+
+@pytest.mark.parametrize("words, message", [(["--budget", "1", "--recipe", "toy"], "leave --recipe out"), (["--budget", "1", "--judge", "0"], "give --judge")])
+def test_budgets_that_cannot_be_spent(words, message):
+    done = CliRunner().invoke(app, ["quantize", "yolo_nas_pose_n", "toy", "--weights", "toy", *words])
+    assert done.exit_code and message in " ".join(f"{done.output} {done.exception}".split())

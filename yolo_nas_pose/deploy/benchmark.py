@@ -265,6 +265,9 @@ def benchmark(
         peaks, bandwidth = run_alone("machine", plan.isolate, threads)
     rates = best_peaks(peaks)
     rows = {each.title: Row(name=each.title, engine=each.engine, precision=each.precision, peer=each.peer, ap=each.ap, ap_data=each.ap_data) for each in chosen}
+    for batch in plan.batch_sizes[1:] if not plan.skip_bad else ():  # what cannot be loaded later is told before anything is measured
+        with ExitStack() as stack:
+            open_hosts([each for each in chosen if each.ready], rows, size, batch, threads, plan, stack)
     for batch in plan.batch_sizes:
         with ExitStack() as stack:
             hosts = open_hosts(chosen, rows, size, batch, threads, plan, stack)

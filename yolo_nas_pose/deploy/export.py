@@ -28,7 +28,7 @@ from ..core.affine import full_size
 from .engine import Description, ModelFileError, need, open_file, to_text
 from .graph import RAW_NAMES, DecodedGraph, FlatGraph, PeopleGraph, Pixels, RawGraph
 from .quantize import fold_shortcuts, is_quantized, set_scheme
-from .rounding import SCHEMES, QuantConv2d, QuantUpsample, clip_weights
+from .rounding import SCHEMES, clip_weights
 from ..model.network import trained_size
 from .verify import check_file, example, same_answers, write_checked
 from ..model.head import STRIDES
@@ -36,8 +36,8 @@ from ..model.postprocess import check_settings
 
 # %% auto #0
 __all__ = ['OPSETS', 'MEANINGS', 'PARTS', 'TYPES', 'ready_copy', 'survivors_recorded', 'survivors_read', 'axes_of', 'names_of',
-           'write_graph', 'quiet', 'with_text', 'pack_weights', 'tensor_table', 'table_text', 'check_wishes',
-           'graph_of', 'export_onnx', 'check_poses', 'export_openvino', 'convert', 'same_people']
+           'write_graph', 'quiet', 'with_text', 'pack_weights', 'tensor_table', 'check_wishes', 'graph_of',
+           'export_onnx', 'check_poses', 'export_openvino', 'convert', 'same_people']
 
 # %% ../../nbs/6_deploy/71_export.ipynb #c8650e53
 def ready_copy(
@@ -51,9 +51,7 @@ def ready_copy(
         if precision != "fp32":
             raise ValueError('a quantised model is exported as it is: leave precision at "fp32"')
         set_scheme(made, engine)
-        for part in made.modules():
-            if isinstance(part, (QuantConv2d, QuantUpsample)):
-                clip_weights(part)
+        clip_weights(made)
         return made, "int8"
     made = fold_shortcuts(made.float().fuse())
     return (made.half() if precision == "fp16" else made), precision
@@ -164,7 +162,7 @@ def with_text(
     if pack:
         pack_weights(proto)
     onnx.helper.set_model_props(proto, dict(text))
-    proto.doc_string = table_text(proto)
+    proto.doc_string = "\n".join("  ".join(row) for row in tensor_table(proto))
     try:
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:
@@ -222,11 +220,6 @@ def tensor_table(
         first = "red" if "rgb" in text.get("channel_order", "") else "blue"
         rows.append((each.name, TYPES.get(kind.elem_type, str(kind.elem_type)), f"({shape})", meaning.format(first)))
     return rows
-
-
-def table_text(source: Any) -> str:
-    "The table as lines of text."
-    return "\n".join("  ".join(row) for row in tensor_table(source))
 
 # %% ../../nbs/6_deploy/71_export.ipynb #24ea3b51
 def check_wishes(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,8 @@ def quantize_qat(
     if is_quantized(model):
         student = copy.deepcopy(model)
         set_scheme(student, scheme)
+        if distil:
+            warnings.warn("the model is quantised already, so there is no float model to learn from: distil has no effect. Give the float model, or distil=0")
     else:
         student = quantize_ptq(model, data[0], images, recipe.image_size, method, include, exclude, scheme, seed=recipe.seed)
         teacher = Teacher(model, distil) if distil else None

@@ -101,11 +101,13 @@ def weight_quantizer(
 
 @torch.no_grad()
 def clip_weights(
-    layer: QuantConv2d | QuantUpsample,  # changed in place
+    model: nn.Module,  # quantised; changed in place
 ) -> None:
     "Brings weights that training has moved out of their range back to its end."
-    top = layer.kernel.top.view([-1 if axis == layer.kernel.axis else 1 for axis in range(4)])
-    layer.weight.copy_(layer.weight.clamp(-top, top))
+    for layer in model.modules():
+        if isinstance(layer, (QuantConv2d, QuantUpsample)):
+            top = layer.kernel.top.view([-1 if axis == layer.kernel.axis else 1 for axis in range(4)])
+            layer.weight.copy_(layer.weight.clamp(-top, top))
 
 # %% ../../nbs/6_deploy/64_rounding.ipynb #20d8a45e
 class Pair(nn.Module):
