@@ -55,7 +55,7 @@ def test_nothing_left(ready):
 
 
 def test_wrong_words(model, ready):
-    with pytest.raises(ValueError, match="cpu or tensorrt"):
+    with pytest.raises(ValueError, match="one of cpu, avx2, tensorrt"):
         set_scheme(ready, "gpu")
     with pytest.raises(ValueError, match="quantise it first"):
         set_scheme(model, "cpu")

@@ -14,6 +14,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .counts import GraphError, fill_shape, import_openvino
-from .engine import Description, from_text, onnx_text, session_options
+from .engine import Description, ModelFileError, from_text, onnx_text, session_options
 
 # %% auto #0
 __all__ = ['ENGINES', 'LIMITS', 'Candidate', 'NodeTime', 'LayerTime', 'middle', 'sum_up', 'about', 'openvino_text', 'OnnxRunner',
@@ -141,7 +142,10 @@ class OnnxRunner:
 
     def open(self, threads: int, profile: str = ""):
         "A session."
-        options = session_options(self.ort, threads, onnx_text(self.path))
+        text = {}
+        with suppress(ModelFileError):  # what is no file of ours, the engine judges
+            text = onnx_text(self.path)
+        options = session_options(self.ort, threads, text)
         options.inter_op_num_threads = 1
         if profile:
             options.enable_profiling, options.profile_file_prefix = True, profile
