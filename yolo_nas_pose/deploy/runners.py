@@ -14,7 +14,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +24,9 @@ from .counts import GraphError, fill_shape, import_openvino
 from .engine import Description, ModelFileError, from_text, onnx_text, session_options
 
 # %% auto #0
-__all__ = ['ENGINES', 'LIMITS', 'Candidate', 'NodeTime', 'LayerTime', 'middle', 'sum_up', 'about', 'openvino_text', 'OnnxRunner',
-           'run_many', 'OpenVinoRunner', 'read_precision', 'openvino_nodes', 'open_model', 'TorchRunner', 'as_file',
-           'open_runner']
+__all__ = ['ENGINES', 'LIMITS', 'Candidate', 'NodeTime', 'LayerTime', 'middle', 'sum_up', 'about', 'openvino_text', 'own_text',
+           'OnnxRunner', 'run_many', 'OpenVinoRunner', 'read_precision', 'openvino_nodes', 'open_model', 'TorchRunner',
+           'as_file', 'open_runner']
 
 # %% ../../nbs/6_deploy/75_runners.ipynb #ddc229b9
 ENGINES = {"torch": ("fp32", "bf16"), "torch-channels-last": ("fp32", "bf16"), "torch-compile": ("fp32", "bf16"),
@@ -122,6 +121,16 @@ def openvino_text(
         return model.get_rt_info(["yolo_nas_pose"]).value
     return onnx_text(path) if Path(path).suffix == ".onnx" else {}
 
+
+def own_text(
+    path: str,  # of an ONNX file
+) -> dict[str, str]:
+    "Its metadata; nothing where it is no ONNX file, which the engine will say."
+    try:
+        return onnx_text(path)
+    except ModelFileError:
+        return {}
+
 # %% ../../nbs/6_deploy/75_runners.ipynb #10700f92
 class OnnxRunner:
     "A file in onnxruntime. Raises ImportError without it, GraphError for a file or size it cannot take."
@@ -142,13 +151,9 @@ class OnnxRunner:
 
     def open(self, threads: int, profile: str = ""):
         "A session."
-        text = {}
-        with suppress(ModelFileError):  # what is no file of ours, the engine judges
-            text = onnx_text(self.path)
-        options = session_options(self.ort, threads, text)
+        options = session_options(self.ort, threads, own_text(self.path))
         options.inter_op_num_threads = 1
-        if profile:
-            options.enable_profiling, options.profile_file_prefix = True, profile
+        options.enable_profiling, options.profile_file_prefix = bool(profile), profile
         return self.ort.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
