@@ -73,7 +73,7 @@ def predict(
 ) -> None:
     "Finds poses in pictures and films, and paints them."
     from yolo_nas_pose.deploy.results import PoseStream
-    from yolo_nas_pose.training.run import write_whole
+    from yolo_nas_pose.training.state import write_whole
     ids = None if labels is None else image_ids(labels)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*All are in .errors")  # they are printed below

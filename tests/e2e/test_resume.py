@@ -25,14 +25,14 @@ SCRIPT = """
 import json, os, sys, time, io
 folder, recipe, resume, tear, pause = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3] == "resume", int(sys.argv[4]), float(sys.argv[5])
 from pathlib import Path
-from yolo_nas_pose.training import loop, run
-step, original, writes = loop.train_step, run.write_whole, []
+from yolo_nas_pose.training import loop, state
+step, original, writes = loop.train_step, state.write_whole, []
 def slow(*a, **k):
     time.sleep(pause)
     return step(*a, **k)
 def torn(path, write):
     writes.append(path)
-    if path.name != run.STATE or len([w for w in writes if w.name == run.STATE]) != tear:
+    if path.name != state.STATE or len([w for w in writes if w.name == state.STATE]) != tear:
         return original(path, write)
     content = io.BytesIO(); write(content); content = content.getvalue()
     def half(stream):
@@ -40,7 +40,7 @@ def torn(path, write):
         Path(folder, "half").write_text("now"); time.sleep(600)
     original(path, half)
 loop.train_step = slow
-if tear: run.write_whole = torn
+if tear: state.write_whole = torn
 loop.train(recipe, out=folder, resume=resume)
 """
 
@@ -137,13 +137,13 @@ def test_a_polite_signal_stops_between_updates_and_says_how_to_go_on(tmp_path, w
 
 FULL = """
 import json, resource, signal, sys
-from yolo_nas_pose.training import loop, run
+from yolo_nas_pose.training import loop, state
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-original, seen = run.save_state, []
-def save(state):
+original, seen = state.save_state, []
+def save(it):
     seen.append(1)
     if len(seen) == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, resource.RLIM_INFINITY))
-    original(state)
+    original(it)
 loop.save_state = save
 loop.train(json.loads(sys.argv[2]), out=sys.argv[1])
 """
