@@ -54,8 +54,8 @@ def with_scale(path, target, layer, factor):
     return target
 
 
-@pytest.mark.parametrize("seed, size, options", [(1, 96, {"any_size": True}), (2, SIZE, {"any_size": True, "batch": None}), (3, 64, {"depth": "raw", "batch": 3}),
-                                                 (4, SIZE, {"depth": "raw", "any_size": True, "input_type": "float32"})])
+@pytest.mark.parametrize("seed, size, options", [(2, SIZE, {"any_size": True, "batch": None}), (3, 64, {"depth": "raw", "batch": 3}), *(
+    pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 96, {"any_size": True}), (4, SIZE, {"depth": "raw", "any_size": True, "input_type": "float32"})))])
 def test_right_files_pass(tmp_path, seed, size, options):
     "Other images to calibrate with give other scales, and other luck at the half-way points."
     options = {"depth": "decoded"} | options
@@ -161,8 +161,8 @@ def moved(run, far):
     return wrong
 
 
-@pytest.mark.parametrize("conf", [.5, .9])
-@pytest.mark.parametrize("kind", ["float", "int8", "openvino", "openvino int8"])
+@pytest.mark.parametrize("kind, conf", [("float", .5), ("int8", .9), ("openvino int8", .5), *(pytest.param(kind, conf, marks=pytest.mark.slow) for kind, conf in (
+    ("float", .9), ("int8", .5), ("openvino", .5), ("openvino", .9), ("openvino int8", .9)))])
 def test_people_in_wrong_places_are_noticed(model, tmp_path, monkeypatch, kind, conf):
     "However sure a person must be, and though rounding alone moves people by more than 5 px."
     from yolo_nas_pose.deploy import engine
@@ -177,7 +177,8 @@ def test_people_in_wrong_places_are_noticed(model, tmp_path, monkeypatch, kind, 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("options", [{}, {"conf": .95}, {"layout": "flat", "batch": 2}, {"thresholds": "inputs", "any_size": True, "batch": None}])
+@pytest.mark.parametrize("options", [{"layout": "flat", "batch": 2}, *(pytest.param(options, marks=pytest.mark.slow) for options in (
+    {}, {"conf": .95}, {"thresholds": "inputs", "any_size": True, "batch": None}))])
 def test_people_of_openvino_files_are_compared_one_by_one(model, tmp_path, options):
     pytest.importorskip("openvino")
     assert export_openvino(model, tmp_path / "a.xml", image_size=SIZE, **options).is_file()
