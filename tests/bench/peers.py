@@ -56,8 +56,11 @@ def make_peer(name: str, folder: Path, size: int) -> None:
     "A network of ultralytics by its own exporter, such as yolov8n, without weights."
     import torch
     from ultralytics import YOLO
+    from ultralytics.nn.modules.head import Detect
     from ultralytics.nn.tasks import PoseModel
     torch.manual_seed(0)
+    if hasattr(Detect, "_gather"):  # OpenVINO refuses GatherElements of YOLO26's ranking; the same rows by index become GatherND
+        Detect._gather = lambda self, values, index: values[torch.arange(values.shape[0])[:, None], index]
     model = YOLO(f"{name}-pose.yaml", task="pose")
     built = warm(PoseModel(f"{name}-pose.yaml", nc=1, verbose=False))  # one class, as published; some of its files say 80
     built.args, built.task = model.model.args, "pose"

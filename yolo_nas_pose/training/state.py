@@ -84,6 +84,8 @@ def load_state(
     if changed:
         raise RecipeError(f"{path} belongs to a run with other values of {', '.join(changed)}. Resume with the recipe in "
                           f"{run.folder / 'recipe.yaml'}, the same images and as many processes, or start a new run from its weights.")
+    for half in run.folder.glob(".*.part") if run.accelerator.is_main_process else ():  # what a killed process was writing
+        half.unlink(missing_ok=True)
     run.accelerator.unwrap_model(run.model).load_state_dict(state["model"])
     run.average.model.load_state_dict(state["average"])
     for model in (run.accelerator.unwrap_model(run.model), run.average.model):
