@@ -38,7 +38,7 @@ def warm(model, size: int = 128):
 
 
 def make_ours(name: str, folder: Path, size: int) -> None:
-    "One of our networks with its decoder, fused; in float, and with eight bits as our own export writes it."
+    "One of our networks, fused, with its decoder, and from bytes to people (`poses`); in float, and with eight bits as our own export writes it."
     import torch
 
     from yolo_nas_pose.core.toy import ToyScenes
@@ -47,9 +47,10 @@ def make_ours(name: str, folder: Path, size: int) -> None:
     from yolo_nas_pose.model.network import YoloNASPose
     torch.manual_seed(0)
     model = warm(YoloNASPose(name))
-    export_onnx(model, folder / f"{name}.onnx", "decoded", size, input_type="float32", check=False)  # random weights: nothing to compare
-    export_onnx(quantize_ptq(model, ToyScenes(8, 320), 8, 320), folder / f"{name}.int8.onnx", "decoded", size, input_type="float32",
-                check=False)
+    eight = quantize_ptq(model, ToyScenes(8, 320), 8, 320)
+    for network, end in ((model, ".onnx"), (eight, ".int8.onnx")):  # random weights: no answers to compare
+        export_onnx(network, folder / f"{name}{end}", "decoded", size, input_type="float32", check=False)
+        export_onnx(network, folder / f"{name}.poses{end}", "poses", size, check=False)
 
 
 def make_peer(name: str, folder: Path, size: int) -> None:
@@ -109,7 +110,7 @@ def candidates(folder: Path, only: list[str]) -> list:
         base = path.name.split(".")[0]
         if only and not any(word in path.name for word in only):
             continue
-        peer = base
+        peer, base = base, base + " poses" * (".poses." in path.name)
         if path.name.endswith(".xml"):
             found += [Candidate(path, "openvino", rest, f"{base} stock int8 OpenVINO ({rest} rest)", peer) for rest in ("fp32", "bf16")]
         elif path.name.endswith(".ort-int8.onnx"):
@@ -144,7 +145,7 @@ def main() -> None:
             print("made", name, flush=True)
         return
     if args.step == "quantise":
-        for path in sorted(p for p in args.folder.glob("*.onnx") if "int8" not in p.name and (not args.names or any(n in p.name for n in args.names))):
+        for path in sorted(p for p in args.folder.glob("*.onnx") if "int8" not in p.name and ".poses" not in p.name and (not args.names or any(n in p.name for n in args.names))):
             for work in (quantise_ort, quantise_nncf):
                 try:
                     work(path, args.calibrate)

@@ -70,7 +70,8 @@ def check_concats(graph):
         origins = [makers.get(name) for name in node.input]
         if node.op_type != "Concat" or not all(one is not None and one.op_type in ("DequantizeLinear", "MaxPool") for one in origins):
             continue
-        origins = [makers[one.input[0]] if one.op_type == "MaxPool" else one for one in origins]
+        while any(one.op_type == "MaxPool" for one in origins):
+            origins = [makers[one.input[0]] if one.op_type == "MaxPool" else one for one in origins]
         after = next(one for one in graph.graph.node if node.output[0] in one.input)
         assert after.op_type == "QuantizeLinear"
         assert len({float(known[one.input[1]]) for one in [*origins, after]}) == 1, node.name

@@ -182,6 +182,33 @@ def test_a_process_that_dies_is_named(tmp_path):
     host.close()
 
 
+def test_one_that_dies_takes_no_other_with_it(tmp_path, monkeypatch):
+    "Nine minutes of measurements are not thrown away because memory was short for one."
+    pytest.importorskip("onnxruntime")
+    pair = [Candidate(write_conv(tmp_path / f"{name}.onnx"), name=name) for name in "ab"]
+    few = dict(image_size=64, rounds=3, burst_seconds=0, burst_runs=1, peaks=False, profile_runs=0, threads=1)
+    ask = Host.ask
+
+    def dying(during, after):
+        seen = []
+
+        def asked(host, name, *arguments):
+            seen.append(name) if host.title == "a" and name == during else None
+            if host.title == "a" and seen.count(during) > after and host.process.is_alive():
+                host.process.kill()
+                host.process.join(5)
+            return ask(host, name, *arguments)
+        return asked
+    for during, after in (("burst", 1), ("count", 0)):
+        monkeypatch.setattr(Host, "ask", dying(during, after))
+        rows = {row.name: row for row in benchmark(pair, **few, skip_bad=True).rows}
+        assert f"during {during!r}" in rows["a"].error and rows["b"].error is None and rows["b"].gflops > 0
+        assert len(rows["b"].timings) == 1 and len(rows["a"].timings) == (during == "count")
+        monkeypatch.setattr(Host, "ask", dying(during, after))
+        with pytest.raises(RuntimeError, match="a: its process ended"):
+            benchmark(pair, **few)
+
+
 def test_published_numbers_are_checked(tmp_path):
     peers = load_peers()
     assert len(peers) >= 40 and all(len(peer.source) > 10 for peer in peers.values())

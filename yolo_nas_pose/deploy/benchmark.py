@@ -12,7 +12,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +29,8 @@ from .stages import STAGES, pass_through
 from .timings import Benchmark, Burst, Row, Timing, sum_timing
 
 # %% auto #0
-__all__ = ['memory_mb', 'Worker', 'Observer', 'serve', 'Host', 'Plan', 'as_candidates', 'measure_batch', 'look_into', 'benchmark',
-           'run_alone', 'open_hosts', 'overhead']
+__all__ = ['memory_mb', 'Worker', 'Observer', 'serve', 'Host', 'Plan', 'as_candidates', 'going_on', 'measure_batch', 'look_into',
+           'benchmark', 'run_alone', 'open_hosts', 'overhead']
 
 # %% ../../nbs/6_deploy/78_benchmark.ipynb #189a4bb6
 def memory_mb() -> tuple[float, float]:
@@ -212,18 +212,37 @@ def as_candidates(
     return made
 
 
+@contextmanager
+def going_on(
+    title: str,
+    hosts: dict[str, Host],     # by title; one that fails is taken out
+    rows: Mapping[str, Row],
+    plan: Plan,
+):
+    "Work of one candidate. Where its process ends, an error, or with `skip_bad` a row that says so."
+    try:
+        yield
+    except RuntimeError as error:
+        if not plan.skip_bad:
+            raise
+        rows[title].error = str(error)
+        del hosts[title]
+
+
 def measure_batch(
-    hosts: Mapping[str, Host],   # by title, started
+    hosts: dict[str, Host],   # by title, started
     batch: int,
     plan: Plan,
+    rows: Mapping[str, Row],
 ) -> dict[str, Timing]:
     "Latency of all, in turns and in a new order each round."
     order, bursts = random.Random(plan.seed), {title: [] for title in hosts}
     for _ in tqdm(range(plan.rounds), desc=f"batch {batch}", unit="round", disable=None):
         for title in order.sample(sorted(hosts), len(hosts)):
             time.sleep(.05)  # threads of the one before come to rest
-            bursts[title].append(hosts[title].ask("burst", plan.burst_seconds, plan.burst_runs))
-    return {title: sum_timing(batch, found, plan.max_foreign) for title, found in bursts.items()}
+            with going_on(title, hosts, rows, plan):
+                bursts[title].append(hosts[title].ask("burst", plan.burst_seconds, plan.burst_runs))
+    return {title: sum_timing(batch, bursts[title], plan.max_foreign) for title in hosts}
 
 # %% ../../nbs/6_deploy/78_benchmark.ipynb #9c07164f
 def look_into(
@@ -271,10 +290,11 @@ def benchmark(
     for batch in plan.batch_sizes:
         with ExitStack() as stack:
             hosts = open_hosts(chosen, rows, size, batch, threads, plan, stack)
-            for title, timing in measure_batch(hosts, batch, plan).items():
+            for title, timing in measure_batch(hosts, batch, plan, rows).items():
                 rows[title].timings.append(timing)
-            for title, host in hosts.items() if batch == plan.batch_sizes[0] else ():
-                look_into(rows[title], host, plan, rates)
+            for title, host in list(hosts.items()) if batch == plan.batch_sizes[0] else ():
+                with going_on(title, hosts, rows, plan):
+                    look_into(rows[title], host, plan, rates)
     return Benchmark(environment=record | {"load_after": environment()["load"]}, settings=settings, peaks=[peak._asdict() for peak in peaks],
                      bandwidth=bandwidth, rows=list(rows.values()))
 

@@ -101,7 +101,7 @@ def joined(
     levels: Sequence[Tensor],  # (B, C, H, W) at each stride
 ) -> Tensor:                   # (B, A, C) float32
     "Maps as rows, one per anchor."
-    return single(torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2))
+    return single(torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], 1))
 
 
 def decode_rows(

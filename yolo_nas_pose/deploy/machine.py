@@ -22,8 +22,8 @@ from ..core.processor import processor_flags
 from .counts import import_openvino
 
 # %% auto #0
-__all__ = ['ISA', 'PACKAGES', 'CONV', 'read_isa', 'read_text', 'count_threads', 'find_version', 'environment', 'Moment', 'now',
-           'foreign_share', 'Peak', 'best_rate', 'fair_clock', 'torch_threads', 'torch_peaks', 'conv_graph',
+__all__ = ['ISA', 'PACKAGES', 'CONV', 'LAYERS', 'read_isa', 'read_text', 'count_threads', 'find_version', 'environment', 'Moment',
+           'now', 'foreign_share', 'Peak', 'best_rate', 'fair_clock', 'torch_threads', 'torch_peaks', 'conv_graph',
            'openvino_peaks', 'measure_peaks', 'best_peaks', 'measure_bandwidth', 'floor_ms', 'roof']
 
 # %% ../../nbs/6_deploy/74_machine.ipynb #efc35b28
@@ -173,20 +173,25 @@ def torch_peaks(
     return found
 
 # %% ../../nbs/6_deploy/74_machine.ipynb #35f0f494
+LAYERS = 8  # of the network that is timed
+
+
 def conv_graph(
     channels: int,
     side: int,
     int8: bool,  # whether both sides pass through a FakeQuantize
+    layers: int = LAYERS,
 ):
-    "An OpenVINO model of one convolution, 3 x 3."
+    "An OpenVINO model of 3 x 3 convolutions, one after the other."
     ops = import_openvino().opset13
 
     def squeezed(node, low, high):
         return ops.fake_quantize(node, *(np.float32(v) for v in (low, high, low, high)), 256 if low == 0 else 255) if int8 else node
-    image = ops.parameter((1, channels, side, side), np.float32)
+    result = image = ops.parameter((1, channels, side, side), np.float32)
     kernel = np.random.default_rng(0).uniform(-1, 1, (channels, channels, 3, 3)).astype(np.float32)
-    result = ops.convolution(squeezed(image, 0, 1), squeezed(ops.constant(kernel), -1, 1), [1, 1], [1, 1], [1, 1], [1, 1])
-    return import_openvino().Model([ops.relu(result)], [image], "peak")
+    for _ in range(layers):
+        result = ops.relu(ops.convolution(squeezed(result, 0, 1), squeezed(ops.constant(kernel), -1, 1), [1, 1], [1, 1], [1, 1], [1, 1]))
+    return import_openvino().Model([result], [image], "peak")
 
 
 def openvino_peaks(
@@ -194,13 +199,13 @@ def openvino_peaks(
     seconds: float = .3,           # for each
     conv: tuple[int, int] = CONV,  # channels, side
 ) -> list[Peak]:
-    "Rates of OpenVINO's convolution in three precisions. Raises ImportError without OpenVINO."
+    "Rates of OpenVINO's convolutions in three precisions. Raises ImportError without OpenVINO."
     core, found = import_openvino().Core(), []
     image = np.random.default_rng(0).random((1, conv[0], conv[1], conv[1]), np.float32)
     for precision, hint in (("fp32", "f32"), ("bf16", "bf16"), ("int8", "f32")):
         options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
         request = core.compile_model(conv_graph(*conv, precision == "int8"), "CPU", options).create_infer_request()
-        count = 2 * conv[0]**2 * 9 * conv[1]**2
+        count = LAYERS * 2 * conv[0]**2 * 9 * conv[1]**2
         found.append(Peak("openvino", "conv", precision, best_rate(lambda: request.infer([image], share_inputs=True), count, seconds,
                                                                      clock=fair_clock(threads))))
     return found

@@ -77,7 +77,7 @@ class SPP(nn.Module):
     def __init__(
         self,
         channels: int,                              # in and out
-        windows: tuple[int, ...] = (5, 9, 13),      # sides, cells
+        windows: tuple[int, ...] = (5, 9, 13),      # sides, cells; odd, growing
     ):
         super().__init__()
         self.windows = windows
@@ -90,5 +90,8 @@ class SPP(nn.Module):
         x: Tensor,  # (B, channels, H, W)
     ) -> Tensor:    # (B, channels, H, W)
         "Features."
-        x = self.cv1(x)
-        return self.cv2(self.join(torch.cat([x, *(max_pool2d(x, window, 1, window // 2) for window in self.windows)], 1)))
+        views, seen = [self.cv1(x)], 1
+        for window in self.windows:
+            views.append(max_pool2d(views[-1], window - seen + 1, 1, (window - seen) // 2))
+            seen = window
+        return self.cv2(self.join(torch.cat(views, 1)))
