@@ -16,7 +16,7 @@ import numpy as np
 
 # %% auto #0
 __all__ = ['MARK', 'DataError', 'naming', 'Faults', 'decode', 'ends_early', 'read_image', 'orientation_of', 'jpeg_size',
-           'image_size', 'known_size', 'read_runs', 'runs_mask', 'outline_extent']
+           'image_size', 'known_size', 'read_runs', 'runs_mask', 'outline_extent', 'to_planes']
 
 # %% ../../nbs/1_data/08_images.ipynb #468cf63b
 class DataError(ValueError):
@@ -228,3 +228,14 @@ def outline_extent(
     except (TypeError, ValueError, KeyError, IndexError):
         return None
     return [float(v) for v in (*corners[:2], corners[2] - corners[0], corners[3] - corners[1])], float(area)
+
+# %% ../../nbs/1_data/08_images.ipynb #08661a4b
+def to_planes(
+    images: Sequence[np.ndarray],  # B of one size, (H, W, 3) uint8
+    reverse: bool = False,         # whether red comes first in the planes of BGR images
+) -> np.ndarray:                   # (B, 3, H, W) uint8
+    "Images as the input of a network."
+    batch = np.empty((len(images), 3, *images[0].shape[:2]), np.uint8)
+    for image, planes in zip(images, batch):
+        cv2.split(image, list(planes[::-1] if reverse else planes))
+    return batch

@@ -17,6 +17,7 @@ import numpy as np
 from ..core.affine import apply_boxes, apply_joints, full_size, invert, letterbox
 from ..core.skeleton import Skeleton
 from ..core.structures import Poses
+from ..data.images import to_planes
 from .engine import Description, ModelFileError, open_file
 from .results import ImagePrediction, PosePredictions, PoseStream, coco_results, predict_all
 from ..metric.average_precision import evaluate_coco
@@ -221,8 +222,7 @@ class OnnxPose:
     def prepare(self, images: Sequence[np.ndarray], size: tuple[int, int]) -> tuple[np.ndarray, list[np.ndarray]]:
         "Images (H, W, 3) uint8 BGR as input (B, 3, height, width), and a map (2, 3) for each."
         inputs, maps = zip(*(letterbox(image, size, self.description.pad_side, self.description.pad_value) for image in images))
-        order = slice(None, None, -1) if self.description.channel_order == "rgb" else slice(None)
-        batch = np.ascontiguousarray(np.stack(inputs)[..., order].transpose(0, 3, 1, 2))
+        batch = to_planes(inputs, self.description.channel_order == "rgb")
         return batch if self.description.input_type == "uint8" else batch.astype(np.float32) * np.float32(self.description.scale), list(maps)
 
     def run(self, batch: np.ndarray, conf: float = .5, iou: float = .7) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.affine import apply_boxes, apply_joints, invert, letterbox
 from ..core.structures import DecodedPoses, Poses
-from ..data.images import decode
+from ..data.images import decode, to_planes
 from .runtime import best_candidates, nms, people_in
 
 # %% auto #0
@@ -57,8 +57,8 @@ def to_feed(
     red_first: bool = False,       # whether it takes red first
 ) -> np.ndarray:                   # of that shape
     "The input of a network."
-    batch = np.stack(images)[..., ::-1 if red_first else 1]
-    batch = batch if shape[-1] == 3 and shape[1] != 3 else np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+    last = shape[-1] == 3 and shape[1] != 3
+    batch = np.stack(images)[..., ::-1 if red_first else 1] if last else to_planes(images, red_first)
     return batch if as_bytes else np.multiply(batch, np.float32(1 / 255))
 
 # %% ../../nbs/6_deploy/76_stages.ipynb #4b43df73
