@@ -237,6 +237,7 @@ def export(
     dynamo: Annotated[bool, typer.Option(help="Use the newer exporter of torch.")] = False,
 ) -> None:
     "Writes a model as an ONNX or OpenVINO file, and checks it."
+    from yolo_nas_pose.deploy.counts import count_reformats
     from yolo_nas_pose.deploy.export import export_onnx, export_openvino, tensor_table
     from yolo_nas_pose.deploy.quantize import is_quantized, summary
     network = read_model(model, weights)
@@ -254,6 +255,9 @@ def export(
     if is_quantized(network):
         told = summary(network)
         print(f"{100 * told['int8_work']:.1f} % of the multiplications in INT8, {told['pairs']} pairs of Q/DQ, {told['float_layers']} layers in float")
+        if engine != "tensorrt":
+            runs_in = "openvino" if path.suffix == ".xml" else "onnxruntime"
+            print(f"{runs_in} adds on this processor: {', '.join(f'{number} {kind}' for kind, number in count_reformats(path, runs_in).items()) or 'no copies'}")
     if path.suffix == ".onnx":
         print("\n".join("  ".join(row) for row in tensor_table(path)))
 

@@ -254,3 +254,4 @@ def test_the_command_tells_what_is_in_integers(ready, tmp_path):
     assert told.exit_code == 0, told.output
     size = sum((tmp_path / name).stat().st_size for name in ("a.xml", "a.bin")) / 1e6
     assert f"{size:.1f} MB" in told.output and "99.3 % of the multiplications in INT8, 237 pairs of Q/DQ, 9 layers in float" in told.output
+    assert "openvino adds on this processor: " in told.output and " Reorder" in told.output

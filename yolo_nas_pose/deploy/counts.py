@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -14,10 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .engine import need, session_options
+
 # %% auto #0
-__all__ = ['DATA_AND_WEIGHT', 'IN_BYTES', 'Shape', 'REPACK', 'OV_KINDS', 'count_macs', 'Layer', 'GraphCost', 'GraphError',
-           'import_onnx', 'import_openvino', 'read_onnx', 'fill_shape', 'infer_shapes', 'run_for_shapes', 'stored',
-           'count_graph', 'fill_inputs', 'count_openvino']
+__all__ = ['DATA_AND_WEIGHT', 'IN_BYTES', 'Shape', 'REPACK', 'OV_KINDS', 'COPIES', 'count_macs', 'Layer', 'GraphCost',
+           'GraphError', 'import_onnx', 'import_openvino', 'read_onnx', 'fill_shape', 'infer_shapes', 'run_for_shapes',
+           'stored', 'count_graph', 'fill_inputs', 'count_openvino', 'plan_of', 'count_reformats']
 
 # %% ../../nbs/6_deploy/73_counts.ipynb #085bbf92
 DATA_AND_WEIGHT = {"Conv": (0, 1), "ConvTranspose": (0, 1), "MatMul": (0, 1), "Gemm": (0, 1), "FusedConv": (0, 1), "FusedMatMul": (0, 1),
@@ -269,3 +272,34 @@ def count_openvino(
     inputs = {v.get_any_name(): tuple(v.get_shape()) for v in model.inputs}
     parameters = sum(layer.weights for layer in layers)
     return GraphCost(inputs, layers, parameters, operators["FakeQuantize"], dict(operators))
+
+# %% ../../nbs/6_deploy/73_counts.ipynb #b3202058
+COPIES = {"onnxruntime": ("ReorderInput", "ReorderOutput", "Transpose", "Cast", "QuantizeLinear", "DequantizeLinear"),
+          "openvino": ("Reorder", "Transpose", "Convert")}
+
+
+def plan_of(
+    path: str | os.PathLike,  # an ONNX file, or .xml for OpenVINO
+    engine: str,              # "onnxruntime" or "openvino"
+) -> list[str]:
+    "The kinds of the nodes that the engine will run on this processor. Raises ImportError without the engine."
+    if engine == "openvino":
+        plan = import_openvino().Core().compile_model(str(path), "CPU").get_runtime_model()
+        return [node.get_rt_info()["layerType"].astype(str) for node in plan.get_ops()]
+    ort = need("onnxruntime", "cpu")
+    options = session_options(ort, 1, {})
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "plan.onnx")
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return [node.op_type for node in read_onnx(options.optimized_model_filepath).graph.node]
+
+
+def count_reformats(
+    path: str | os.PathLike,      # an ONNX file, or .xml for OpenVINO
+    engine: str = "onnxruntime",  # or "openvino"
+) -> dict[str, int]:              # kind -> how many; empty where there are none
+    "Nodes of an engine's plan that only change the order or the type of numbers. Raises ValueError for an unknown engine, ImportError without it."
+    if engine not in COPIES:
+        raise ValueError(f"plans can be read of {' and '.join(COPIES)}, not of {engine!r}")
+    found = Counter(plan_of(path, engine))
+    return {kind: found[kind] for kind in COPIES[engine] if found[kind]}
