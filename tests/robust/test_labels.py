@@ -100,6 +100,7 @@ def test_label_file_in_utf8_with_mark(toys):
     ([1, 2, -1] * 17, ["joint 'nose' has the visibility -1"]),
     ([0, 0, 0] * 9 + [None, 4, 2] + [0, 0, 0] * 7, ["joint 'left_wrist' has the place (nan, 4.0)"]),
     (["a", 2, 2] * 17, ["something else than numbers"]),
+    ([12, "2", 2] * 17, ["something else than numbers: [12, '2', 2"]),
     ("1 2 2", ["'1 2 2'"]),
 ])
 def test_joints_that_mean_nothing(toys, numbers, words):

@@ -13,7 +13,7 @@ import numpy as np
 from .images import DataError, outline_extent
 
 # %% auto #0
-__all__ = ['BOX_MARGIN', 'AREA_SHARE', 'record_error', 'pack_joints', 'clean_joints', 'stated_boxes', 'joint_hulls',
+__all__ = ['BOX_MARGIN', 'AREA_SHARE', 'record_error', 'as_doubles', 'pack_joints', 'clean_joints', 'stated_boxes', 'joint_hulls',
            'clean_boxes', 'outline', 'stated_area', 'measure_people']
 
 # %% ../../nbs/1_data/12_people.ipynb #bd783a0e
@@ -25,6 +25,18 @@ def record_error(
     return DataError(f"{place}: {fault} Correct or remove this record.")
 
 
+def as_doubles(
+    numbers: list,  # that may hold None for what is missing
+) -> bytes | array:
+    "Numbers as doubles, NaN for None. Raises TypeError for texts, even those of numbers, and OverflowError."
+    try:
+        return array("d", numbers)
+    except TypeError:
+        if not all(each is None or isinstance(each, (int, float)) for each in numbers):
+            raise
+        return np.array(numbers, np.float64).tobytes()
+
+
 def pack_joints(
     numbers: list,         # M lists or arrays of 3K numbers: x, y, visibility
     order: Sequence[int],  # K columns, one for each joint that is wanted
@@ -32,17 +44,17 @@ def pack_joints(
     names: Sequence[str],  # K joints
 ) -> np.ndarray:           # (M, K, 3) float64
     "Joints as one array. Raises DataError at the first record with too many or too few numbers, or something else."
+    packed = []
     for row, one in enumerate(numbers):
         if not isinstance(one, (list, tuple, array)) or len(one) != 3 * len(order):
             found = f"{len(one)} numbers" if isinstance(one, (list, tuple, array)) else repr(one)[:80]
             raise record_error(where(row), f'"keypoints" has {found}, expected {3 * len(order)}: x, y and visibility of '
                                            f"{len(order)} joints ({names[0]}, ...).")
-    try:
-        packed = b"".join(one if isinstance(one, array) else np.array(one, np.float64).tobytes() for one in numbers)
-        return np.frombuffer(packed).reshape(-1, len(order), 3)[:, list(order)]
-    except (TypeError, ValueError):
-        row = next(r for r, one in enumerate(numbers) if not all(isinstance(v, (int, float)) for v in one))
-        raise record_error(where(row), f'"keypoints" holds something else than numbers: {str(numbers[row])[:80]}.')
+        try:
+            packed.append(one if isinstance(one, array) else as_doubles(one))
+        except (TypeError, OverflowError) as error:
+            raise record_error(where(row), f'"keypoints" holds something else than numbers: {str(one)[:80]}.') from error
+    return np.frombuffer(b"".join(packed)).reshape(-1, len(order), 3)[:, list(order)]
 
 # %% ../../nbs/1_data/12_people.ipynb #0c4ce073
 def clean_joints(
