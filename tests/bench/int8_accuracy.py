@@ -1,4 +1,4 @@
-"""What eight bits cost in accuracy: the float model, each observer, a short quantisation-aware training, in torch and in the engines.
+r"""What eight bits cost in accuracy: the float model, each observer, a short quantisation-aware training, in torch and in the engines.
 
     python tests/bench/int8_accuracy.py [--model toy] [--scenes 500] [--methods minmax percentile entropy mse] [--updates 150] > result.jsonl
     python tests/bench/int8_accuracy.py --model runs/overfit/best.safetensors --data coco_mini --updates 40 > result.jsonl
@@ -7,6 +7,11 @@ Without --data, toy scenes of 320 px: those with seed 7 to evaluate, those with 
 `tutorials/overfit` learns by heart, out of that folder, for both. One JSON line per row, as it is measured: AP in per cent, and what was lost against
 the float model in torch. `fake` is the quantised model in torch; the engines run the file that `export_onnx` writes, by `evaluate_file`, which is what
 `validate FILE` does. OpenVINO computes what is left in float as the name behind the colon says.
+
+The S of the record was trained for 40 minutes on two cores (46,000 scenes of 192 px, AP 47.0 on 100), and is judged with --size 192:
+
+    yolo-nas-pose train toy model=yolo_nas_pose_s weights=null image_size=192 batch_size=16 train_scenes=46000 val_scenes=100 epochs=1 lr=0.002 \
+        workers=1 trackers=[] ema_decay=0.998 --out runs/S
 """
 import argparse
 import json
