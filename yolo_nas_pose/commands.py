@@ -14,8 +14,8 @@ import typer
 
 # %% auto #0
 __all__ = ['FILES', 'Weights', 'OwnSize', 'read_model', 'own_size', 'common_size', 'read_samples', 'judge_file', 'quantize',
-           'compare', 'keep_to_budget', 'train_rounded', 'read_changes', 'export', 'benchmark', 'candidate',
-           'save_figures']
+           'compare', 'keep_to_budget', 'train_rounded', 'read_changes', 'export', 'tell_integers', 'benchmark',
+           'candidate', 'save_figures']
 
 # %% ../nbs/95_commands.ipynb #3aa654c5
 FILES = (".onnx", ".xml")
@@ -237,9 +237,8 @@ def export(
     dynamo: Annotated[bool, typer.Option(help="Use the newer exporter of torch.")] = False,
 ) -> None:
     "Writes a model as an ONNX or OpenVINO file, and checks it."
-    from yolo_nas_pose.deploy.counts import count_reformats
     from yolo_nas_pose.deploy.export import export_onnx, export_openvino, tensor_table
-    from yolo_nas_pose.deploy.quantize import is_quantized, summary
+    from yolo_nas_pose.deploy.quantize import is_quantized
     network = read_model(model, weights)
     if not hasattr(network, "fuse"):
         raise ValueError(f"{model} is a file already. Give the checkpoint it was made from")
@@ -253,13 +252,24 @@ def export(
     size = sum(each.stat().st_size for each in {path, path.with_suffix(".bin") if path.suffix == ".xml" else path})
     print(f"{path}: {size / 1e6:.1f} MB, compared with torch")
     if is_quantized(network):
-        told = summary(network)
-        print(f"{100 * told['int8_work']:.1f} % of the multiplications in INT8, {told['pairs']} pairs of Q/DQ, {told['float_layers']} layers in float")
-        if engine != "tensorrt":
-            runs_in = "openvino" if path.suffix == ".xml" else "onnxruntime"
-            print(f"{runs_in} adds on this processor: {', '.join(f'{number} {kind}' for kind, number in count_reformats(path, runs_in).items()) or 'no copies'}")
+        tell_integers(network, path, engine)
     if path.suffix == ".onnx":
         print("\n".join("  ".join(row) for row in tensor_table(path)))
+
+# %% ../nbs/95_commands.ipynb #514b3793
+def tell_integers(
+    network,       # quantised
+    path: Path,    # of its file
+    engine: str,   # it was written for
+) -> None:
+    "Prints what is in integers, and the copies that an engine adds."
+    from yolo_nas_pose.deploy.counts import count_reformats
+    from yolo_nas_pose.deploy.quantize import summary
+    told, runs_in = summary(network), "openvino" if path.suffix == ".xml" else "onnxruntime"
+    print(f"{100 * told['int8_work']:.1f} % of the multiplications in INT8, {told['pairs']} pairs of Q/DQ, {told['float_layers']} layers in float")
+    if engine != "tensorrt":
+        copies = ", ".join(f"{number} {kind}" for kind, number in count_reformats(path, runs_in).items()) or "no copies"
+        print(f"{runs_in} adds on this processor: {copies}")
 
 # %% ../nbs/95_commands.ipynb #0690ca8a
 def benchmark(
