@@ -291,7 +291,7 @@ def start_run(
     loss = build_loss(recipe, skeleton).to(accelerator.device)
     recipe = choose_batch_size(recipe, accelerator, model, loss, images)
     average = WeightAverage(model)
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr)
     if recipe.norms == "sync":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     loader = build_loader(recipe, skeleton, images, accelerator)
