@@ -6,6 +6,11 @@ Three steps; weights are random (statistics of the norms warmed on noise), so ti
     python tests/bench/peers.py quantise FOLDER                          # stock recipes: onnxruntime, and NNCF if it is installed
     python tests/bench/peers.py measure FOLDER --threads 1 --out tests/bench/results/NAME.json
 
+The record of the Xeon with AMX (50 candidates, 24 GiB of memory) is of yolo11m, yolo26n, yolo26s, yolo26m and ours, with
+
+    --rounds 7 --profile 2 --without "(fp32 rest)" "poses fp32" "poses bf16" "pose_m stock" "pose_l stock" "yolo11m-pose fp32 onnxruntime" \\
+        "yolo11m-pose stock int8 onnxruntime"
+
 `make` without names writes ours only, and needs no other package. ultralytics is nobody's dependency here: give it an environment
 of its own (`pip install --no-deps ultralytics ultralytics-thop`). On a CPU build of torch its import of torchvision fails; it
 only needs the metadata of that package, so a folder `torchvision-0.28.0.dist-info` with a METADATA file is enough. Never let it
@@ -135,6 +140,7 @@ def main() -> None:
     parser.add_argument("--profile", type=int, default=3)
     parser.add_argument("--streams", type=int, nargs="*", default=[])
     parser.add_argument("--engines", nargs="*", default=[], help="words that candidates must hold, such as onnxruntime or bf16")
+    parser.add_argument("--without", nargs="*", default=[], help="words that candidates must not hold; all of them stay loaded, so memory sets a bound")
     parser.add_argument("--calibrate", type=int, default=8, help="noise images")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -145,7 +151,8 @@ def main() -> None:
             print("made", name, flush=True)
         return
     if args.step == "quantise":
-        for path in sorted(p for p in args.folder.glob("*.onnx") if "int8" not in p.name and ".poses" not in p.name and (not args.names or any(n in p.name for n in args.names))):
+        plain = [p for p in sorted(args.folder.glob("*.onnx")) if "int8" not in p.name and ".poses" not in p.name]
+        for path in (p for p in plain if not args.names or any(name in p.name for name in args.names)):
             for work in (quantise_ort, quantise_nncf):
                 try:
                     work(path, args.calibrate)
@@ -156,7 +163,7 @@ def main() -> None:
     from yolo_nas_pose.deploy.benchmark import benchmark
     from yolo_nas_pose.deploy.frontier import accuracy_table
     from yolo_nas_pose.deploy.timings import timing_table
-    chosen = [each for each in candidates(args.folder, args.names) if not args.engines or any(word in each.name for word in args.engines)]
+    chosen = [each for each in candidates(args.folder, args.names) if (not args.engines or any(word in each.name for word in args.engines)) and not any(word in each.name for word in args.without)]
     result = benchmark(chosen, image_size=args.size, threads=args.threads, rounds=args.rounds, burst_seconds=args.seconds, burst_runs=args.runs,
                        profile_runs=args.profile, streams=args.streams, skip_bad=True)
     if args.out:

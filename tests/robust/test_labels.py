@@ -108,6 +108,12 @@ def test_joints_that_mean_nothing(toys, numbers, words):
     complaint(labels_of(toys), lambda: read(toys), "annotations[1] (id 2", "Correct or remove this record", *words)
 
 
+def test_a_joint_without_a_place_is_not_blamed_for_another(toys):
+    "None is the place of a joint that nobody labelled; the text is in the record after it."
+    edit(toys, lambda content: (content["annotations"][0].update(keypoints=[None, None, 0] * 17), content["annotations"][1].update(keypoints=["2"] * 51)))
+    complaint(labels_of(toys), lambda: read(toys), "annotations[1] (id 2", "something else than numbers")
+
+
 @pytest.mark.parametrize("box", [[1, 2, 3], [1, 2, -3, 4], "1 2 3 4", [1, 2, "3", 4]])
 def test_box_that_means_nothing(toys, box):
     edit(toys, lambda content: content["annotations"][0].update(bbox=box))

@@ -19,8 +19,8 @@ from .engine import need, session_options
 
 # %% auto #0
 __all__ = ['DATA_AND_WEIGHT', 'IN_BYTES', 'Shape', 'REPACK', 'OV_KINDS', 'COPIES', 'count_macs', 'Layer', 'GraphCost',
-           'GraphError', 'import_onnx', 'import_openvino', 'read_onnx', 'fill_shape', 'infer_shapes', 'run_for_shapes',
-           'stored', 'count_graph', 'fill_inputs', 'count_openvino', 'plan_of', 'count_reformats']
+           'GraphError', 'read_onnx', 'fill_shape', 'infer_shapes', 'run_for_shapes', 'stored', 'count_graph',
+           'fill_inputs', 'count_openvino', 'plan_of', 'count_reformats']
 
 # %% ../../nbs/6_deploy/73_counts.ipynb #085bbf92
 DATA_AND_WEIGHT = {"Conv": (0, 1), "ConvTranspose": (0, 1), "MatMul": (0, 1), "Gemm": (0, 1), "FusedConv": (0, 1), "FusedMatMul": (0, 1),
@@ -89,29 +89,11 @@ class GraphError(ValueError):
     "A file that cannot be counted or run; says which and why."
 
 
-def import_onnx():
-    "The package onnx. Raises ImportError with the way to install it."
-    try:
-        import onnx
-        return onnx
-    except ImportError as error:
-        raise ImportError('onnx is not installed: pip install "yolo_nas_pose[cpu]"') from error
-
-
-def import_openvino():
-    "OpenVINO. Raises ImportError with the way to install it."
-    try:
-        import openvino
-        return openvino
-    except ImportError as error:
-        raise ImportError('OpenVINO is not installed: pip install "yolo_nas_pose[openvino]"') from error
-
-
 def read_onnx(
     path: str | os.PathLike,  # of an ONNX file
 ) -> Any:                     # onnx.ModelProto
     "The graph of a file. Raises FileNotFoundError without the file, and GraphError for one that is not ONNX."
-    onnx = import_onnx()
+    onnx = need("onnx", "cpu")
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such file. Export a model, or check the path.")
     try:
@@ -148,7 +130,7 @@ def infer_shapes(
     wanted: Sequence[str],   # values whose shapes must be known
 ) -> dict[str, tuple[int, ...]]:
     "Shapes of the values. Raises GraphError for those that cannot be told."
-    onnx = import_onnx()
+    onnx = need("onnx", "cpu")
     known = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     for info in (inferred := onnx.shape_inference.infer_shapes(model, data_prop=True).graph).value_info, inferred.input, inferred.output:
         known |= {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in info}
@@ -163,7 +145,7 @@ def run_for_shapes(
     names: Sequence[str],   # values whose shapes are wanted
 ) -> dict[str, tuple[int, ...]]:
     "Shapes of values, found by running once on zeros."
-    onnx = import_onnx()
+    onnx = need("onnx", "cpu")
     try:
         import onnxruntime
         copy = onnx.ModelProto()
@@ -284,7 +266,7 @@ def plan_of(
 ) -> list[str]:
     "The kinds of the nodes that the engine will run on this processor. Raises ImportError without the engine."
     if engine == "openvino":
-        plan = import_openvino().Core().compile_model(str(path), "CPU").get_runtime_model()
+        plan = need("openvino", "openvino").Core().compile_model(str(path), "CPU").get_runtime_model()
         return [node.get_rt_info()["layerType"].astype(str) for node in plan.get_ops()]
     ort = need("onnxruntime", "cpu")
     options = session_options(ort, 1, {})

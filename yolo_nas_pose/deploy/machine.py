@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from ..core.processor import processor_flags
-from .counts import import_openvino
+from .engine import need
 
 # %% auto #0
 __all__ = ['ISA', 'PACKAGES', 'CONV', 'LAYERS', 'read_isa', 'read_text', 'count_threads', 'find_version', 'environment', 'Moment',
@@ -183,7 +183,7 @@ def conv_graph(
     layers: int = LAYERS,
 ):
     "An OpenVINO model of 3 x 3 convolutions, one after the other."
-    ops = import_openvino().opset13
+    ops = need("openvino", "openvino").opset13
 
     def squeezed(node, low, high):
         return ops.fake_quantize(node, *(np.float32(v) for v in (low, high, low, high)), 256 if low == 0 else 255) if int8 else node
@@ -191,7 +191,7 @@ def conv_graph(
     kernel = np.random.default_rng(0).uniform(-1, 1, (channels, channels, 3, 3)).astype(np.float32)
     for _ in range(layers):
         result = ops.relu(ops.convolution(squeezed(result, 0, 1), squeezed(ops.constant(kernel), -1, 1), [1, 1], [1, 1], [1, 1], [1, 1]))
-    return import_openvino().Model([result], [image], "peak")
+    return need("openvino", "openvino").Model([result], [image], "peak")
 
 
 def openvino_peaks(
@@ -200,7 +200,7 @@ def openvino_peaks(
     conv: tuple[int, int] = CONV,  # channels, side
 ) -> list[Peak]:
     "Rates of OpenVINO's convolutions in three precisions. Raises ImportError without OpenVINO."
-    core, found = import_openvino().Core(), []
+    core, found = need("openvino", "openvino").Core(), []
     image = np.random.default_rng(0).random((1, conv[0], conv[1], conv[1]), np.float32)
     for precision, hint in (("fp32", "f32"), ("bf16", "bf16"), ("int8", "f32")):
         options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}

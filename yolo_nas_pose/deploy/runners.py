@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .counts import GraphError, fill_shape, import_openvino
-from .engine import Description, ModelFileError, from_text, onnx_text, session_options
+from .counts import GraphError, fill_shape
+from .engine import Description, ModelFileError, from_text, need, onnx_text, session_options
 
 # %% auto #0
 __all__ = ['ENGINES', 'LIMITS', 'Candidate', 'NodeTime', 'LayerTime', 'middle', 'sum_up', 'about', 'openvino_text', 'own_text',
@@ -137,10 +137,7 @@ class OnnxRunner:
     in_torch = False
 
     def __init__(self, candidate: Candidate, size: tuple[int, int], batch: int, threads: int):
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ImportError('onnxruntime is not installed: pip install "yolo_nas_pose[cpu]"') from error
+        onnxruntime = need("onnxruntime", "cpu")
         self.ort, self.path, self.threads = onnxruntime, str(candidate.model), threads
         self.session = self.open(threads)
         tensor = self.session.get_inputs()[0]
@@ -206,7 +203,8 @@ class OpenVinoRunner:
     in_torch = False
 
     def __init__(self, candidate: Candidate, size: tuple[int, int], batch: int, threads: int):
-        self.core, self.ov = import_openvino().Core(), import_openvino()
+        self.ov = need("openvino", "openvino")
+        self.core = self.ov.Core()
         try:
             self.model = self.core.read_model(str(candidate.model))
         except RuntimeError as error:
