@@ -17,7 +17,7 @@ from yolo_nas_pose.data.coco import CocoPoses, open_data
 from yolo_nas_pose.data.doctor import check_data
 from yolo_nas_pose.data.exports import Gallery
 from yolo_nas_pose.data.files import find_data
-from yolo_nas_pose.data.images import DataError, image_size, outline_extent, runs_mask
+from yolo_nas_pose.data.images import DataError, PartlyRead, image_size, outline_extent, runs_mask
 from yolo_nas_pose.data.transforms import TrainTransform
 from yolo_nas_pose.data.write import write_coco, write_yolo
 
@@ -188,7 +188,7 @@ def test_cvat_files_that_are_none(tmp_path, text, words):
 
 def test_cvat_joint_of_another_label(tmp_path):
     body = f'<image id="0" name="7.png" width="100" height="80">{skeleton(names=["nose", "left_ear", "tail"])}</image>'
-    refused(lambda: find_data(cvat(tmp_path, body)), "annotations.xml: image '7.png'", "'tail'")
+    refused(lambda: open_data(cvat(tmp_path, body)), "annotations.xml: image '7.png'", "'tail'")
 
 
 # --- Label Studio -------------------------------------------------------------------------------------------------
@@ -463,6 +463,44 @@ def test_a_part_that_cannot_be_read_does_not_hide_the_others(tmp_path):
     write(tmp_path, **{"images__val__9.png": (80, 100), "labels__val__9.txt": "0 .5"})
     checkup = check_data(tmp_path, image_size=64)
     assert list(checkup.parts) == ["train"] and [split for split, one in checkup.findings if one.fault == "label_file"] == ["val"]
+
+
+FAR = [[20, 30, 2], [40, 10, 2], [160, 12, 1]]  # the last joint is outside the image
+
+
+def yolo_with_faults(folder):
+    yolo(folder, f"0 .5 .5 .6 .5 {shares(FAR)}")
+    write(folder, **{"images__train__8.png": (80, 100), "labels__train__8.txt": "0 .5 .5"})
+
+
+def cvat_with_faults(folder):
+    tail = skeleton(names=["nose", "left_ear", "tail"])
+    cvat(folder, "".join(f'<image id="{n}" name="{n}.png" width="100" height="80">{body}</image>' for n, body in ((7, skeleton(FAR)), (8, tail))))
+    write(folder, **{"7.png": (80, 100), "8.png": (80, 100)})
+
+
+def studio_with_faults(folder):
+    studio(folder, [point(x, y, name) for name, (x, y, _) in zip(HORSE, FAR)], [*ANIMAL, *ANIMAL])
+
+
+@pytest.mark.parametrize("lay_out", [yolo_with_faults, cvat_with_faults, studio_with_faults])
+def test_a_bad_record_does_not_hide_the_faults_of_others(tmp_path, lay_out):
+    lay_out(tmp_path)
+    with pytest.raises(PartlyRead):
+        open_data(tmp_path)
+    assert {"label_file", "joint_outside"} <= {one.fault for _, one in check_data(tmp_path, image_size=64).findings}
+
+
+def test_a_bad_record_does_not_turn_held_out_images_into_leaks(tmp_path):
+    yolo(tmp_path)
+    rng = np.random.default_rng(0)
+    for n in range(20):
+        write(tmp_path, **{f"labels__train__{n}.txt": f"0 .5 .5 .6 .5 {shares()}" if n else "0 .5"})
+        cv2.imwrite(str(tmp_path / "images" / "train" / f"{n}.png"), rng.integers(0, 255, (80, 100, 3), np.uint8))
+    checkup = check_data(tmp_path, image_size=64, splits=["train", "val"])
+    assert sorted(one.fault for _, one in checkup.findings if one.level == "error") == ["label_file", "label_file"]
+    files = {split: set(part.raw.files) for split, part in checkup.parts.items()}
+    assert files["train"] and files["val"] and not files["train"] & files["val"] and "leakage" not in {one.fault for _, one in checkup.findings}
 
 
 def test_people_of_a_class_that_nobody_lists_are_missed_aloud(tmp_path):

@@ -25,12 +25,12 @@ from .check import label_faults
 from .coco import read_labels
 from .files import find_data, find_split
 from .formats import yolo_text
-from .images import DataError, read_image
+from .images import DataError, PartlyRead, read_image
 from .raw_labels import Finding, RawLabels, find, read_raw
 
 # %% auto #0
-__all__ = ['LIKENESS', 'Look', 'look_at', 'look_at_all', 'image_faults', 'leakage', 'examine', 'parts_of', 'lone_texts',
-           'check_data']
+__all__ = ['LIKENESS', 'Look', 'look_at', 'look_at_all', 'image_faults', 'leakage', 'examine', 'parts_of', 'read_part',
+           'lone_texts', 'check_data']
 
 # %% ../../nbs/1_data/22_doctor.ipynb #ee1847a2
 class Look(NamedTuple):
@@ -168,6 +168,18 @@ def parts_of(
     return {split: partial(read, split) for split in splits} if splits else found.splits
 
 
+def read_part(
+    read: Callable[[], tuple],        # see `parts_of`
+) -> tuple[tuple, list[Finding]]:     # label file or content, folder of images; what cannot be read
+    "A part, or as much of it as can be read. Raises DataError if that is nothing."
+    try:
+        return read(), []
+    except PartlyRead as error:
+        if not error.rest or not error.rest[0]["annotations"]:
+            raise
+        return error.rest, [Finding("label_file", "error", 1, str(error).rstrip("."), "All that can be read was examined.", ())]
+
+
 def lone_texts(
     parts: dict[str, Part],  # of one data set
 ) -> list[Finding]:
@@ -197,7 +209,8 @@ def check_data(
     parts, looks, common = {}, {}, []
     for split, read in found.items():
         try:
-            labels, folder = read()
+            (labels, folder), faults = read_part(read)
+            common += [(split, fault) for fault in faults]
             parts[split], looks[split] = examine(labels, Path(folder), skeleton, image_size, sigmas, most_images, split, max_broken)
         except DataError as error:
             common.append((split, Finding("label_file", "error", 1, str(error).rstrip("."), "Nothing else was examined in this part.", ())))

@@ -123,8 +123,9 @@ def read_cvat(
                 category = categories[skeleton.get("label")]
                 person = cvat_person(skeleton, category["keypoints"], boxes, where)
                 part["annotations"].append({"id": len(part["annotations"]) + 1, "image_id": id, "category_id": category["id"], **person})
-    faults.stop()
-    return {split: Split(part, file.parent) for split, part in parts.items()}
+    parts = {split: Split(part, file.parent) for split, part in parts.items()}
+    faults.stop(parts)
+    return parts
 
 # %% ../../nbs/1_data/10_exports.ipynb #2fe8ad29
 def group_regions(
@@ -218,13 +219,15 @@ def read_label_studio(
                 places = {joint: [value["x"] * width / 100, value["y"] * height / 100, 2] for joint, value in points.items()}
                 people.append({"id": len(people) + 1, "image_id": len(images), "category_id": label, "iscrowd": 0, "keypoints": places,
                                **({"bbox": percent_box(box, (height, width))} if box else {})})
-    faults.stop()
     joints = sorted(set().union(*names.values()), key=natural)
     if not joints:
+        faults.stop()
         raise DataError(f"{file}: no task has a key point. Label joints with KeyPointLabels, and people with RectangleLabels.")
     ids = {label: n for n, label in enumerate(names, 1)}
     for person in people:
         places = person["keypoints"]
         person |= {"category_id": ids[person["category_id"]], "keypoints": [v for joint in joints for v in places.get(joint, (0, 0, 0))]}
     categories = [{"id": ids[label], "name": label, **({"keypoints": joints} if own else {})} for label, own in names.items()]
-    return Split({"images": images, "annotations": people, "categories": categories}, file.parent)
+    part = Split({"images": images, "annotations": people, "categories": categories}, file.parent)
+    faults.stop(part)
+    return part

@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 from .exports import read_cvat, read_label_studio
 from .formats import SPLIT_WORDS, Split, read_data_yaml, read_yolo
-from .images import DataError, decode, ends_early, read_image  # noqa: F401, also found here
+from .images import DataError, PartlyRead, decode, ends_early, read_image  # noqa: F401, also found here
 
 # %% auto #0
 __all__ = ['LABEL_FILES', 'from_animalpose', 'without_outlines', 'plain_names', 'read_labels', 'check_category', 'split_of',
-           'first_images', 'image_home', 'find_coco', 'Found', 'recognise', 'find_data', 'only_images', 'held_out',
-           'find_split']
+           'first_images', 'image_home', 'find_coco', 'Found', 'cvat_parts', 'recognise', 'find_data', 'only_images',
+           'held_out', 'find_split']
 
 # %% ../../nbs/1_data/11_files.ipynb #d0ad7122
 def from_animalpose(
@@ -202,6 +202,17 @@ class Found(NamedTuple):
     splits: dict[str, Callable[[], Split]]  # "train", "val", "test" or "all" -> reads that part
 
 
+def cvat_parts(
+    file: Path,  # annotations.xml
+) -> dict[str, Callable[[], Split]]:  # by split; each complains, when it is read, of the faults of the whole file
+    "The parts of a CVAT export. Raises DataError if it holds something else."
+    def complain(error, part): raise PartlyRead(str(error), part) from error
+    try:
+        return {split: partial(Split, *part) for split, part in read_cvat(file).items()}
+    except PartlyRead as error:
+        return {split: partial(complain, error, part) for split, part in error.rest.items()}
+
+
 def recognise(
     file: Path,  # any label file
 ) -> Found:
@@ -213,7 +224,7 @@ def recognise(
             raise DataError(f'{file}: expected "train" or "val" with a folder of images, found none. Add them.')
         return Found("YOLO pose", file, {SPLIT_WORDS[key]: partial(read_yolo, file, key) for key in keys})
     if ending == ".xml":
-        return Found("CVAT for images", file, {split: partial(Split, *part) for split, part in read_cvat(file).items()})
+        return Found("CVAT for images", file, cvat_parts(file))
     if ending != ".json":
         raise DataError(f"{file}: expected labels as .json, .xml or .yaml, or a folder that holds them. "
                         f"{'Unpack this archive first' if ending == '.zip' else 'Give the file that your labelling tool exported'}.")
@@ -287,14 +298,20 @@ def find_split(
     split = split or next(iter(found.splits))
     base = next((name for name in ("train", "all") if name in found.splits), None)
     if hold_out and base and split in ("train", "val") and "val" not in found.splits:
-        part = found.splits[base]()
+        try:
+            part, error = found.splits[base](), None
+        except PartlyRead as faults:
+            part, error = faults.rest, faults
         data = read_labels(part.annotations)[0]
         if len(data["images"]) < 2:
             raise DataError(f"{path}: {len(data['images'])} images cannot be parted into train and val. Label more.")
         out, ids = held_out(data["images"], hold_out), {image["id"] for image in data["images"]}
         warnings.warn(f"{path}: no labels for val; {len(out)} of {len(ids)} images, by their names, are held out of {base!r} for "
                       f"validation", stacklevel=3)
-        return Split(only_images(data, out if split == "val" else ids - out), part.images), found
+        share = Split(only_images(data, out if split == "val" else ids - out), part.images)
+        if error:
+            raise PartlyRead(str(error), share) from error
+        return share, found
     if split in found.splits:
         return found.splits[split](), found
     if found.format == "COCO keypoints" and Path(path).is_dir():

@@ -184,7 +184,7 @@ def read_yolo(
     file: Path,   # data.yaml
     split: str,   # "train", "val" or "test", as the file calls it
 ) -> Split:
-    "A part of a YOLO-pose data set; nobody is in an image that cannot be read. Raises DataError that names files and lines."
+    "A part of a YOLO-pose data set; nobody is in an image that cannot be read. Raises DataError that names files and lines; what others say goes along with it."
     values, root, faults, images, people = read_data_yaml(file), file.parent, Faults(), [], []
     with naming(str(file)):
         categories = yolo_categories(values, file)
@@ -200,6 +200,7 @@ def read_yolo(
             found = [{**person, "area": area} for person, area in zip(found, areas)]
         images.append({"id": id, "file_name": name, "height": size[0], "width": size[1]})
         people += [{"image_id": id, **person} for person in found]
-    faults.stop()
     people = [{**person, "id": n} for n, person in enumerate(people, 1)]
-    return Split({"images": images, "annotations": people, "categories": categories}, root)
+    part = Split({"images": images, "annotations": people, "categories": categories}, root)
+    faults.stop(part)
+    return part

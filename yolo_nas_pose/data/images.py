@@ -15,12 +15,24 @@ import cv2
 import numpy as np
 
 # %% auto #0
-__all__ = ['MARK', 'DataError', 'naming', 'Faults', 'decode', 'ends_early', 'read_image', 'orientation_of', 'jpeg_size',
-           'image_size', 'known_size', 'read_runs', 'runs_mask', 'outline_extent', 'to_planes']
+__all__ = ['MARK', 'DataError', 'PartlyRead', 'naming', 'Faults', 'decode', 'ends_early', 'read_image', 'orientation_of',
+           'jpeg_size', 'image_size', 'known_size', 'read_runs', 'runs_mask', 'outline_extent', 'to_planes']
 
 # %% ../../nbs/1_data/08_images.ipynb #468cf63b
 class DataError(ValueError):
     "Labels or images that cannot be used. The message names the file, the record, what was expected and the way out."
+
+
+class PartlyRead(DataError):
+    "Labels of which some records cannot be used. `rest` is what the others say."
+
+    def __init__(
+        self,
+        words: str,          # see `DataError`
+        rest: object = None,  # as the reader would have returned it, without the faulty records
+    ):
+        super().__init__(words)
+        self.rest = rest
 
 # %% ../../nbs/1_data/08_images.ipynb #000d1ca8
 @contextmanager
@@ -53,13 +65,15 @@ class Faults:
         except DataError as error:
             self.found.append(error)
 
-    def stop(self) -> None:
-        "Raises DataError with all faults, if there are any."
-        if len(self.found) == 1:
-            raise self.found[0]
+    def stop(
+        self,
+        rest: object = None,  # what the good records say
+    ) -> None:
+        "Raises PartlyRead with all faults and the rest, if there are any faults."
+        more = [f"and {len(self.found) - self.shown} more"] if len(self.found) > self.shown else []
+        heading = [f"{len(self.found)} faults"] if len(self.found) > 1 else []
         if self.found:
-            more = [f"and {len(self.found) - self.shown} more"] if len(self.found) > self.shown else []
-            raise DataError("\n- ".join([f"{len(self.found)} faults", *map(str, self.found[:self.shown]), *more]))
+            raise PartlyRead("\n- ".join([*heading, *map(str, self.found[:self.shown]), *more]), rest) from self.found[0]
 
 # %% ../../nbs/1_data/08_images.ipynb #24db191d
 def decode(
