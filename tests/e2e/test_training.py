@@ -14,8 +14,11 @@ import pytest
 import torch
 
 from yolo_nas_pose.core import processor
+from yolo_nas_pose.core.skeleton import COCO17
 from yolo_nas_pose.core.structures import PoseSample
 from yolo_nas_pose.core.toy import ToyScenes, toy_scene, write_toy
+from yolo_nas_pose.data.coco import open_data
+from yolo_nas_pose.data.doctor import check_data
 from yolo_nas_pose.model.weights import load_checkpoint
 from yolo_nas_pose.training.evaluate import evaluate
 from yolo_nas_pose.training.loop import TrainingStopped, train
@@ -39,6 +42,20 @@ def test_a_folder_becomes_a_checkpoint(tmp_path):
     assert model.skeleton.num_joints == 20 and same_weights(model, result.model)
     assert load_recipe(result.folder / "recipe.yaml").data == str(folder)
     assert {"AP", "AP50", "AR", "PCK"} <= set(result.metrics)
+
+
+class Repeated(list):
+    skeleton = COCO17
+
+
+def test_eight_clean_images_are_learnt_by_heart(tmp_path):
+    folder = write_toy(tmp_path / "data", train=8, val=1, size=128, seed=1)
+    assert check_data(folder, image_size=128, splits=["train"]).count("error") == 0
+    eight = open_data(folder, "train")
+    result = train("finetune", out=tmp_path / "run", data=(Repeated([eight[i] for i in range(8)] * 120), eight), model="yolo_nas_pose_n",
+                   weights="toy", image_size=128, batch_size=8, workers=0, epochs=1, lr=1e-3, warmup_steps=10, hold_epochs=0, ema_decay=.95,
+                   head_first_epochs=0, flip=0, affine_p=0, colour_p=0, average_best=0, precision="fp32", trackers=[])
+    assert result.metrics["AP"] >= .95, result.metrics
 
 
 def test_a_checkpoint_is_used_at_the_size_it_was_trained_at(tmp_path):
