@@ -73,15 +73,14 @@ def predict(
 ) -> None:
     "Finds poses in pictures and films, and paints them."
     from yolo_nas_pose.deploy.results import PoseStream
-    from yolo_nas_pose.training.state import write_whole
+    from yolo_nas_pose.core.system import write_whole
     ids = None if labels is None else image_ids(labels)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*All are in .errors")  # they are printed below
         found = read_model(model, weights).predict(int(source) if source.isdigit() else source, conf=conf, iou=iou, image_size=size)
     rows = predict_film(found, out, most) if isinstance(found, PoseStream) else predict_pictures(found, out, ids)
     if results is not None:
-        results.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(results, lambda stream: stream.write(json.dumps(rows).encode()))
+        write_whole(results, json.dumps(rows))
         print(f"results in {results}")
     for name, reason in found.errors:
         print(f"skipped {name}: {reason}", file=sys.stderr)

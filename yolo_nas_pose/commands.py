@@ -5,7 +5,6 @@
 # %% ../nbs/95_commands.ipynb #3ca17987
 from __future__ import annotations
 
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Optional

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from yolo_nas_pose.core.processor import cuts_sums
+from yolo_nas_pose.core.system import cuts_sums
 from yolo_nas_pose.core.structures import DecodedPoses
 from yolo_nas_pose.core.toy import ToyScenes
 from yolo_nas_pose.deploy.engine import open_file

@@ -101,7 +101,7 @@ def test_save(model, tmp_path):
     assert all(cv2.imread(str(path)).shape == SCENE.shape for path in saved)
     one = got[0].save(tmp_path / "one.png")
     np.testing.assert_array_equal(cv2.imread(str(one)), got[0].draw())
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.part*"))
 
 
 def test_to_coco(model):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from yolo_nas_pose.core import processor
+from yolo_nas_pose.core import system
 from yolo_nas_pose.core.skeleton import COCO17
 from yolo_nas_pose.core.structures import PoseSample
 from yolo_nas_pose.core.toy import ToyScenes, toy_scene, write_toy
@@ -181,7 +181,7 @@ def test_bf16_and_clipping_run(tmp_path):
 @pytest.mark.parametrize("wanted, flags, got", [("auto", "avx2", "no"), ("auto", "avx512_bf16", "no"), ("auto", "avx512_bf16 amx_bf16", "bf16"),
                                                 ("bf16", "avx2", "no"), ("bf16", "avx512_bf16", "bf16"), ("fp16", "amx_bf16", "no")])
 def test_a_processor_computes_what_it_can(tmp_path, monkeypatch, wanted, flags, got):
-    monkeypatch.setattr(processor, "processor_flags", lambda text=None: frozenset(flags.split()))
+    monkeypatch.setattr(system, "processor_flags", lambda text=None: frozenset(flags.split()))
     imitated = wanted != "auto" and got == "no"
     with pytest.warns(UserWarning, match=f"precision: {wanted} would be imitated") if imitated else nullcontext():
         assert make_accelerator(Recipe(precision=wanted), tmp_path).mixed_precision == got

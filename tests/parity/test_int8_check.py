@@ -9,7 +9,7 @@ import torch
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from yolo_nas_pose.core.processor import cuts_sums  # noqa: E402
+from yolo_nas_pose.core.system import cuts_sums  # noqa: E402
 from yolo_nas_pose.core.toy import ToyScenes  # noqa: E402
 from yolo_nas_pose.deploy import export  # noqa: E402
 from yolo_nas_pose.deploy.engine import ModelFileError, open_file  # noqa: E402

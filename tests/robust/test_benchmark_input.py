@@ -107,7 +107,7 @@ def test_one_bad_candidate_does_not_cost_the_others(tmp_path):
     assert "not measured: " in table and {line.count("|") for line in table.splitlines() if line.startswith("|")} == {16}
 
     path = result.save(tmp_path / "result.json")
-    assert Benchmark.load(path) == result and not path.with_name("result.json.part").exists()
+    assert Benchmark.load(path) == result and not list(tmp_path.glob(".result*"))
     fields = json.loads(path.read_text())
     assert set(fields) == {"schema_version", "environment", "settings", "peaks", "bandwidth", "rows"}
     assert {"p50", "p90", "p99", "foreign", "contended", "cpu", "batch"} <= set(fields["rows"][0]["timings"][0])

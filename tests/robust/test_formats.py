@@ -363,10 +363,10 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     write_toy(tmp_path / "toys", train=2, val=1, size=64)
     data, file = open_data(tmp_path / "toys", "train"), tmp_path / "labels.json"
     before = write_coco(data, file).read_text()
-    monkeypatch.setattr("pathlib.Path.write_text", lambda *args, **keys: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr("pathlib.Path.write_bytes", lambda *args, **keys: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         write_coco(data, file)
-    assert file.read_text() == before and not list(tmp_path.glob("*.tmp"))
+    assert file.read_text() == before and not list(tmp_path.glob(".labels*"))
 
 
 def test_a_full_disk_stops_copies_and_not_the_run(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..core.draw import draw_sample
 from ..core.structures import PoseSample
+from ..core.system import write_whole
 from .anatomy import person_cells, suggest_sigmas
 from .raw_labels import LEVELS, Finding, RawLabels
 from .files import DataError, read_image
@@ -246,7 +247,4 @@ def save_chart(
     path: str | Path,  # of the HTML file; its folder is made
 ) -> Path:
     "Writes the page and returns where it is."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_name(path.name + ".tmp").write_text(chart(checkup), encoding="utf-8")
-    return path.with_name(path.name + ".tmp").replace(path)
+    return write_whole(path, chart(checkup), "report")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -18,31 +17,17 @@ import yaml
 from tqdm import tqdm
 
 from ..core.skeleton import Skeleton, infer_mirror_pairs
+from ..core.system import write_whole
 from .coco import CocoPoses
 from .files import only_images
 from .formats import yolo_text
 from .images import DataError, image_size, read_image
 
 # %% auto #0
-__all__ = ['CROWD_LEVELS', 'write_whole', 'all_labels', 'write_coco', 'yolo_line', 'yolo_yaml', 'yolo_image', 'unique_names',
-           'beside_lines', 'reaches_beyond', 'write_split', 'write_yolo', 'crowd_levels']
+__all__ = ['CROWD_LEVELS', 'all_labels', 'write_coco', 'yolo_line', 'yolo_yaml', 'yolo_image', 'unique_names', 'beside_lines',
+           'reaches_beyond', 'write_split', 'write_yolo', 'crowd_levels']
 
 # %% ../../nbs/1_data/24_write.ipynb #0577f4ec
-def write_whole(
-    file: Path,  # to be written
-    text: str,   # its content
-) -> Path:       # the file
-    "Writes a text file, or leaves what was there."
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(file.name + ".tmp")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
-    return file
-
-
 def all_labels(
     data: Sequence,  # samples, with `skeleton` and `ground_truth()`
 ) -> dict:           # content in COCO format
@@ -66,7 +51,7 @@ def write_coco(
     file: str | Path,  # .json; is made or replaced
 ) -> Path:             # the file
     "Writes the labels of a data set as a COCO file. File names of images stay as they are."
-    return write_whole(Path(file), json.dumps(all_labels(data)))
+    return write_whole(file, json.dumps(all_labels(data)), "label file")
 
 # %% ../../nbs/1_data/24_write.ipynb #ffa333fe
 def yolo_line(

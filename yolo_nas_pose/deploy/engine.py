@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.processor import cuts_sums, has_amx
+from ..core.system import cuts_sums, has_amx
 from ..core.skeleton import Skeleton, get_skeleton
 
 # %% auto #0

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 
-from ..core.processor import processor_flags
+from ..core.system import processor_flags
 from .engine import need
 
 # %% auto #0

@@ -5,6 +5,7 @@
 # %% ../../nbs/6_deploy/61_results.ipynb #3d0a3d64
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import warnings
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from ..core.draw import draw_poses, show_grid
 from ..core.skeleton import Skeleton
 from ..core.structures import Poses
+from ..core.system import whole_file
 from .sources import (
     PICTURES, InputError, Picture, check_target, is_film, open_film, pictures, write_picture)
 
@@ -264,9 +266,8 @@ class PoseStream(Iterator):
         if path.suffix.lower() not in CODECS:
             raise InputError(f"{path}: a film ends in {' '.join(CODECS)}")
         check_target(path, self.name)
-        part, writer = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}"), None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        writer = None
+        with contextlib.closing(self), whole_file(path, "film") as part:
             for each in tqdm(itertools.islice(self, most), desc="predict", unit="picture", disable=None):
                 if writer is None:
                     size, code = each.size, cv2.VideoWriter_fourcc(*CODECS[path.suffix.lower()])
@@ -275,12 +276,6 @@ class PoseStream(Iterator):
             if writer is None:
                 raise InputError(f"{self.name}: no pictures are left to save")
             writer.release()
-            part.replace(path)
-        except OSError as error:
-            raise OSError(f"{path}: cannot write this film ({error.strerror}). Is the disk full, or the folder read-only?") from error
-        finally:
-            self.close()
-            part.unlink(missing_ok=True) if path.parent.is_dir() else None
         return path
 
 # %% ../../nbs/6_deploy/61_results.ipynb #48d52db6

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from ..core.structures import PoseSample
+from ..core.system import write_whole
 from ..data.images import decode, ends_early
 
 # %% auto #0
@@ -353,15 +354,4 @@ def write_picture(
         raise InputError(f"{path}: OpenCV cannot write {image.shape[1]} x {image.shape[0]} pixels as "
                          f"{path.suffix or 'a file without suffix'}. Take .jpg or .png") from error
     check_target(path, source)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(content)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(f"{path}: cannot write this picture ({error.strerror}). Is the disk full, or the folder read-only or a "
-                      f"file? Choose another place") from error
-    return path
+    return write_whole(path, content.tobytes(), "picture")

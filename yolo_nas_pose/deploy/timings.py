@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..core.system import write_whole
+
 # %% auto #0
 __all__ = ['Burst', 'choose_bursts', 'Record', 'Timing', 'Row', 'Benchmark', 'sum_timing', 'say', 'stream_lines', 'timing_table',
            'describe']
@@ -98,10 +100,7 @@ class Benchmark(Record):
 
     def save(self, path: str | os.PathLike) -> Path:
         "Writes JSON, at once or not at all."
-        part = Path(f"{path}.part")
-        part.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        os.replace(part, path)
-        return Path(path)
+        return write_whole(path, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Benchmark:

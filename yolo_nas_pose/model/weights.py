@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -15,12 +14,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from .. import __version__
 from ..core.skeleton import Skeleton, get_skeleton
+from ..core.system import write_whole
 from .network import NORM_EPS, VARIANTS, YoloNASPose
 from .pickles import METADATA_KEY, WeightsError, WeightsFileError, plain, read_checkpoint, unwrap
 from .repvgg import fold_norm
@@ -276,16 +275,10 @@ def save_checkpoint(
     if path.suffix != ".safetensors":
         raise WeightsError(f"checkpoints are .safetensors files; write to {path.with_suffix('.safetensors')}")
     state = {key: (value.half() if half and value.ndim > 1 else value).detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(to_bytes(state, {"format": "pt", METADATA_KEY: json.dumps(describe(model, metadata))}))
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        if part.is_file():
-            part.unlink()
-        raise WeightsFileError(f"cannot write {path}: {error}. Is the disk full, or the folder read-only?") from error
-    return path
+        return write_whole(path, to_bytes(state, {"format": "pt", METADATA_KEY: json.dumps(describe(model, metadata))}), "checkpoint")
+    except OSError as error:
+        raise WeightsFileError(str(error)) from error
 
 # %% ../../nbs/2_model/37_weights.ipynb #8fa8434a
 def restore(

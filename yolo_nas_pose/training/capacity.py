@@ -14,7 +14,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from ..core.processor import has_amx, has_bf16
+from ..core.system import has_amx, has_bf16
 from ..core.structures import Targets
 
 # %% auto #0

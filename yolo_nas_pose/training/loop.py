@@ -22,6 +22,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from ..core.structures import PoseBatch
+from ..core.system import write_whole
 from ..data.broken import check_broken, explain_broken
 from ..data.loader import to_input
 from ..model.network import YoloNASPose
@@ -32,7 +33,7 @@ from .recipe import Recipe, dump_recipe, load_recipe
 from .records import (Log, best_steps, checkpoint_details, keep_best, mean_weights, prediction_sheet, save_curves,
                                             top_path)
 from .run import STATE, Run, start_run
-from .state import load_state, save_state, saved_recipe, write_whole
+from .state import load_state, save_state, saved_recipe
 
 # %% auto #0
 __all__ = ['CAUSES', 'TrainingStopped', 'train_step', 'update_weights', 'check_loss', 'examine', 'look_up', 'average_best',
@@ -135,7 +136,7 @@ def look_up(
     run.history.append({"epoch": run.epoch + 1, "step": run.step, **{key: value for key, value in metrics.items() if isinstance(value, float)}})
     log.write(run.step, metrics, "val")
     if run.accelerator.is_main_process:
-        write_whole(run.folder / "history.json", lambda stream: stream.write(json.dumps(run.history, indent=1).encode()))
+        write_whole(run.folder / "history.json", json.dumps(run.history, indent=1))
         details = checkpoint_details(run, metrics)
         for name in ["last", "best"] if better else ["last"]:
             save_checkpoint(run.folder / f"{name}.safetensors", model, details)
@@ -272,7 +273,7 @@ def go(
     "Moves a run to its end."
     recipe, main = run.recipe, run.accelerator.is_main_process
     if main:
-        write_whole(run.folder / "recipe.yaml", lambda stream: stream.write(dump_recipe(recipe).encode()))
+        write_whole(run.folder / "recipe.yaml", dump_recipe(recipe))
     log, metrics = Log(run), dict(run.history[-1]) if run.history else {}
     with contextlib.closing(log), tqdm(total=run.total, initial=run.step, desc="training", disable=None if main else True) as bar:
         while run.epoch < recipe.epochs and (run.step < run.total or run.batch) and run.stale < (recipe.patience or math.inf):

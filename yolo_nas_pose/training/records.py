@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from ..core.draw import draw_poses
+from ..core.system import write_whole
 from ..data.broken import Tolerant
 from ..data.loader import make_loader, to_input
 from ..model.network import YoloNASPose
 from ..model.postprocess import postprocess
 from ..model.weights import read_checkpoint, save_checkpoint
 from .run import Run
-from .state import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ class Log:
             text = io.StringIO()
             for number, row in enumerate(rows):
                 self.line(text, row, header=not number)
-            write_whole(self.path, lambda stream: stream.write(text.getvalue().encode()))
+            write_whole(self.path, text.getvalue())
 
     @staticmethod
     def line(stream: io.TextIOBase, values: dict, header: bool) -> None:

@@ -6,35 +6,28 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
+from ..core.system import whole_file
 from .recipe import Recipe, RecipeError
 from .run import STATE, Run
 
 # %% auto #0
-__all__ = ['POSITION', 'FREE', 'write_whole', 'save_state', 'saved_recipe', 'load_state']
+__all__ = ['POSITION', 'FREE', 'write_state', 'save_state', 'saved_recipe', 'load_state']
 
-# %% ../../nbs/5_training/55_state.ipynb #2edea5b7
-def write_whole(
-    path: Path,                          # of the file
-    write: Callable[[BinaryIO], object],  # puts its content into an open file
+# %% ../../nbs/5_training/55_state.ipynb #dbc8f92d
+def write_state(
+    path: Path,   # of the file
+    state: dict,  # tensors and plain values
 ) -> None:
-    "Writes a file all at once or not at all. Raises OSError, with the old file untouched."
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # torch tells a full disk as a RuntimeError
-        part.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {error}. Is the disk full, or the folder read-only?") from error
+    "Writes a state all at once or not at all, and waits for the disk. Raises OSError, with the old one untouched."
+    with whole_file(path, "state", sync=True) as part:
+        try:
+            torch.save(state, part)
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
 
 # %% ../../nbs/5_training/55_state.ipynb #a5700008
 POSITION = ("epoch", "batch", "step", "best", "stale", "empty")  # of a run
@@ -53,7 +46,7 @@ def save_state(
              "images": len(run.images), "processes": run.accelerator.num_processes,
              "metadata": run.average.model.metadata, "licence": run.average.model.metadata.get("licence", ""),
              **{name: getattr(run, name) for name in POSITION}}
-    write_whole(run.folder / STATE, lambda stream: torch.save(state, stream))
+    write_state(run.folder / STATE, state)
     run.saved = run.step
 
 
@@ -84,7 +77,7 @@ def load_state(
     if changed:
         raise RecipeError(f"{path} belongs to a run with other values of {', '.join(changed)}. Resume with the recipe in "
                           f"{run.folder / 'recipe.yaml'}, the same images and as many processes, or start a new run from its weights.")
-    for half in run.folder.glob(".*.part") if run.accelerator.is_main_process else ():  # what a killed process was writing
+    for half in run.folder.glob(".*.part*") if run.accelerator.is_main_process else ():  # what a killed process was writing
         half.unlink(missing_ok=True)
     run.accelerator.unwrap_model(run.model).load_state_dict(state["model"])
     run.average.model.load_state_dict(state["average"])
