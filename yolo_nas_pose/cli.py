@@ -132,7 +132,7 @@ def image_ids(
 # %% ../nbs/96_cli.ipynb #7c7c213a
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or path of a YAML file.")],
+    recipe: Annotated[Optional[str], typer.Argument(help="Name of a recipe, or path of a YAML file; not needed with --resume.")] = None,
     changes: Annotated[Optional[list[str]], typer.Argument(help="Changes, such as lr=0.001 data=my/folder.")] = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder of the run; made if missing.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where the run in --out was interrupted.")] = False,
@@ -141,6 +141,10 @@ def train(
     from yolo_nas_pose.metric.report import summary_table
     from yolo_nas_pose.training.loop import train as run
     from yolo_nas_pose.training.recipe import load_recipe
+    if recipe is None:
+        if not (resume and out):
+            raise ValueError("which recipe? Name one (`yolo-nas-pose recipe` lists them), or go on with a run: --resume --out RUN")
+        recipe = str(out / "recipe.yaml")
     known = load_recipe(recipe, **read_changes(changes or []))
     result = run(known, out=out, resume=resume, name=recipe)
     if os.environ.get("RANK", "0") == "0":

@@ -78,6 +78,8 @@ def read_samples(
     from yolo_nas_pose.data.coco import open_data
     from yolo_nas_pose.training.run import TOYS
     if data in TOYS:
+        if ToyScenes(1, 32, kind=TOYS[data]).skeleton.joints != skeleton.joints:
+            raise ValueError(f"the model has the {skeleton.num_joints} joints of {skeleton.name!r}, and {data!r} draws others. Give the folder or label file of your own data")
         return ToyScenes(images, size, seed=7 if split == "val" else 1042, kind=TOYS[data])
     return open_data(data, split, skeleton, hold_out=.1)
 
@@ -94,7 +96,11 @@ def judge_file(
     "AP and its relatives of a file."
     from yolo_nas_pose.deploy.runtime import evaluate_file
     from yolo_nas_pose.training.evaluate import keep_results
-    metrics = evaluate_file(pose, samples, image_size=size, batch_size=batch_size, per_joint=per_joint)
+    conf, iou = .01, .7
+    if pose.description.conf is not None and (pose.description.conf > conf or pose.description.iou != iou):
+        conf, iou = max(conf, pose.description.conf), pose.description.iou
+        print(f"measured at conf={conf} and iou={iou}, which are baked into this file: AP is lower than at conf=0.01. Export with --thresholds inputs to choose")
+    metrics = evaluate_file(pose, samples, conf, iou, size, batch_size, per_joint=per_joint)
     found = metrics.pop("results")
     keep_results(results, report, samples.ground_truth(), found, samples, metrics)
     return metrics

@@ -11,8 +11,12 @@ from typer.testing import CliRunner
 
 from yolo_nas_pose import __version__
 from yolo_nas_pose.cli import app
+from yolo_nas_pose.core.skeleton import Skeleton
 from yolo_nas_pose.core.toy import ToyScenes, write_toy
-from yolo_nas_pose.model.weights import load_checkpoint
+from yolo_nas_pose.deploy.export import export_onnx
+from yolo_nas_pose.model.network import YoloNASPose
+from yolo_nas_pose.model.pretrained import get
+from yolo_nas_pose.model.weights import load_checkpoint, save_checkpoint
 
 TINY = ["model=yolo_nas_pose_n", "image_size=64", "batch_size=2", "val_batch_size=2", "workers=0", "epochs=1", "trackers=[]", "log_every=1"]
 
@@ -38,13 +42,27 @@ def test_a_folder_is_trained_on_validated_and_gone_on_with(home, tmp_path):
     assert "best AP" in out and str(run) in out and load_checkpoint(run / "best.safetensors").variant == "yolo_nas_pose_n"
     status, _, err = call("train", "finetune", f"data={home}", *TINY, "--out", run)
     assert status == 1 and "holds a run already" in err
-    assert call("train", run / "recipe.yaml", "--out", run, "--resume")[0] == 0
+    assert call("train", run / "recipe.yaml", "--out", run, "--resume")[0] == 0 and call("train", "--resume", "--out", run)[0] == 0
+    assert "which recipe?" in call("train", "--out", run)[2]
     found = tmp_path / "found.json"
     status, out, err = call("validate", run / "best.safetensors", home, "--size", "64", "--results", found)
     assert status == 0 and "AP50" in out and isinstance(json.loads(found.read_text()), list), err
     own = tmp_path / "own.json"
     status, out, err = call("validate", run / "best.safetensors", home, "--results", own, "--report", tmp_path / "report")
     assert status == 0 and own.read_text() == found.read_text() and "left and right: " in out, err
+
+
+def test_toy_scenes_are_no_measure_of_other_joints(tmp_path):
+    path = save_checkpoint(tmp_path / "cup.safetensors", YoloNASPose("yolo_nas_pose_n", Skeleton.from_names(["rim", "bottom"], name="cup")))
+    for command in ("validate", "quantize"):
+        status, _, err = call(command, path)
+        assert status == 1 and "the model has the 2 joints of 'cup', and 'toy' draws others. Give the folder" in err
+
+
+def test_a_file_with_its_thresholds_inside_is_validated_at_them(home, tmp_path):
+    path = export_onnx(get("yolo_nas_pose_n", pretrained_weights="toy").fuse(), tmp_path / "pose.onnx", depth="poses", image_size=160, conf=.4, iou=.6)
+    status, out, err = call("validate", path, home)
+    assert status == 0 and "measured at conf=0.4 and iou=0.6, which are baked into this file" in out and "AP50" in out, err
 
 
 def test_pictures_are_painted_and_a_broken_one_is_told(home, tmp_path):

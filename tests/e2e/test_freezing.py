@@ -59,7 +59,7 @@ def test_impossible_wishes_are_explained(tmp_path, changes, words):
 def test_the_mean_of_the_best_is_a_mean_and_is_judged(tmp_path):
     result = train({**TINY, "epochs": 3, "average_best": 2}, out=tmp_path / "run")
     kept = sorted((tmp_path / "run" / "top").iterdir())
-    best = sorted(result.history, key=lambda entry: (-entry["AP"], entry["step"]))[:2]
+    best = sorted(result.history, key=lambda entry: (-entry["AP"], -entry["step"]))[:2]
     assert [int(path.stem.split("_")[1]) for path in kept] == sorted(entry["step"] for entry in best)
     mean, parts = load_checkpoint(tmp_path / "run" / "average.safetensors"), [read_checkpoint(path)[0] for path in kept]
     for key, value in mean.state_dict().items():

@@ -19,7 +19,7 @@ from yolo_nas_pose.core.structures import PoseSample
 from yolo_nas_pose.core.toy import ToyScenes, toy_scene, write_toy
 from yolo_nas_pose.data.coco import open_data
 from yolo_nas_pose.data.doctor import check_data
-from yolo_nas_pose.model.weights import load_checkpoint
+from yolo_nas_pose.model.weights import load_checkpoint, read_checkpoint
 from yolo_nas_pose.training.evaluate import evaluate
 from yolo_nas_pose.training.loop import TrainingStopped, train
 from yolo_nas_pose.training.recipe import Recipe, RecipeError, load_recipe
@@ -56,6 +56,13 @@ def test_eight_clean_images_are_learnt_by_heart(tmp_path):
                    weights="toy", image_size=128, batch_size=8, workers=0, epochs=1, lr=1e-3, warmup_steps=10, hold_epochs=0, ema_decay=.95,
                    head_first_epochs=0, flip=0, affine_p=0, colour_p=0, average_best=0, precision="fp32", trackers=[])
     assert result.metrics["AP"] >= .95, result.metrics
+
+
+def test_while_nothing_is_learnt_the_last_weights_are_the_best(tmp_path):
+    with pytest.warns(UserWarning, match="AP is still 0 after 12 updates"):
+        result = train({**TINY, "lr": 1e-9, "average_best": 1}, out=tmp_path / "run")
+    assert result.best == 0 and read_checkpoint(tmp_path / "run" / "best.safetensors")[1]["step"] == 12
+    assert [path.stem for path in (tmp_path / "run" / "top").iterdir()] == ["step_00000012"]
 
 
 def test_a_checkpoint_is_used_at_the_size_it_was_trained_at(tmp_path):

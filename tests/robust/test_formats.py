@@ -465,6 +465,15 @@ def test_a_part_that_cannot_be_read_does_not_hide_the_others(tmp_path):
     assert list(checkup.parts) == ["train"] and [split for split, one in checkup.findings if one.fault == "label_file"] == ["val"]
 
 
+def test_images_without_a_text_are_told(tmp_path):
+    yolo(tmp_path)
+    write(tmp_path, **{f"images__train__{n}.png": (80, 100) for n in (8, 9)})
+    found = {one.fault: one for _, one in check_data(tmp_path, image_size=64).findings}
+    assert found["text_missing"].count == 2 and "labels/train/8.txt" in str(found["text_missing"])
+    (tmp_path / "labels").rename(tmp_path / "lables")
+    refused(lambda: open_data(tmp_path, "train"), "none of the 3 images of train has a label text", "labels/train/7.txt")
+
+
 FAR = [[20, 30, 2], [40, 10, 2], [160, 12, 1]]  # the last joint is outside the image
 
 

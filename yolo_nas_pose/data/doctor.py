@@ -122,7 +122,8 @@ def leakage(
             twin = known.get(looks2[row].digest, rows[best] if near > LIKENESS else None)
             if twin is not None:
                 how = "the same pixels" if looks2[row].digest in known else f"likeness {near:.3f}"
-                found.append(f"{names[1]}/{raw2.files[row]} is {names[0]}/{raw.files[twin]} ({how})")
+                pair = [file if Path(file).is_absolute() else f"{name}/{file}" for name, file in zip(names[::-1], (raw2.files[row], raw.files[twin]))]
+                found.append(f"{pair[0]} is {pair[1]} ({how})")
     return find("leakage", "warning", f"{len(rows2)} images", found, f"the picture is in {names[0]} too, or one that is nearly the same",
                 f"Remove it from {names[0]} or from {names[1]}, and split videos by video: the score is too good.")
 
@@ -183,14 +184,18 @@ def read_part(
 def lone_texts(
     parts: dict[str, Part],  # of one data set
 ) -> list[Finding]:
-    "Label texts of YOLO beside which no image was found. Nothing where there are no such texts at all."
+    "Label texts of YOLO without an image, and images without a text. Nothing where there are no such texts at all."
     images = [part.folder / file for part in parts.values() for file in part.raw.files]
     texts = {yolo_text(image) for image in images}
     folders = {text.parent for text in texts} - {image.parent for image in images}
     there = [text for folder in folders if folder.is_dir() for text in folder.glob("*.txt")]
     alone = [str(text) for text in sorted(set(there) - texts)]
-    return [] if len(alone) == len(there) else find("text_alone", "warning", f"{len(there)} label texts", alone, "there is no image of this name",
-                                                    "Copy the image, or remove the text.")
+    if len(alone) == len(there):
+        return []
+    bare = [str(text) for text in sorted(texts - set(there)) if text.parent in folders]
+    return [*find("text_alone", "warning", f"{len(there)} label texts", alone, "there is no image of this name", "Copy the image, or remove the text."),
+            *find("text_missing", "warning", f"{len(texts)} images", bare, "there is no label text, so nobody is in the image",
+                  "If somebody is, label it: the text is looked for where it is said here. If nobody is, leave it, or add an empty text.")]
 
 # %% ../../nbs/1_data/22_doctor.ipynb #2b65f1c8
 def check_data(

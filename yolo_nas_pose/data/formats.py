@@ -189,6 +189,9 @@ def read_yolo(
     with naming(str(file)):
         categories = yolo_categories(values, file)
     paths = yolo_images(file, values, split)
+    if paths and not any(yolo_text(path).is_file() for path in paths):
+        raise DataError(f"{file}: none of the {len(paths)} images of {split} has a label text; the first was looked for at {yolo_text(paths[0])}. "
+                        f"The folder of texts is called labels where that of images is called images.")
     names = [path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path) for path in paths]
     for path, name, own, id in zip(tqdm(paths, desc=f"reading {split}", disable=None, leave=False), names, *beside_yolo(file, names)):
         size, found = known_size(path), []

@@ -36,8 +36,9 @@ from .run import STATE, Run, start_run
 from .state import load_state, save_state, saved_recipe
 
 # %% auto #0
-__all__ = ['CAUSES', 'TrainingStopped', 'train_step', 'update_weights', 'check_loss', 'examine', 'look_up', 'average_best',
-           'note_broken', 'Interruption', 'how_to_resume', 'TrainResult', 'train_epoch', 'go', 'train', 'choose_folder']
+__all__ = ['CAUSES', 'STILL_ZERO', 'TrainingStopped', 'train_step', 'update_weights', 'check_loss', 'examine', 'look_up',
+           'average_best', 'note_broken', 'Interruption', 'how_to_resume', 'TrainResult', 'train_epoch', 'go', 'train',
+           'choose_folder']
 
 # %% ../../nbs/5_training/57_loop.ipynb #d15754e6
 class TrainingStopped(RuntimeError):
@@ -130,7 +131,7 @@ def look_up(
     "Evaluates, saves best and last weights, draws curves and a sheet of predictions."
     model, metrics = run.average.model, examine(run, run.average.model)
     run.stale = 0 if metrics["AP"] > run.best + 1e-4 else run.stale + 1
-    better, run.best = metrics["AP"] > run.best or not run.history, max(metrics["AP"], run.best)
+    better, run.best = metrics["AP"] > run.best or run.best <= 0, max(metrics["AP"], run.best)
     if not run.history and metrics["AP"] < 0:
         warnings.warn("the validation images show nobody with labelled joints: AP cannot be measured, and stays -1")
     run.history.append({"epoch": run.epoch + 1, "step": run.step, **{key: value for key, value in metrics.items() if isinstance(value, float)}})
@@ -266,6 +267,10 @@ def train_epoch(
             save_state(run)
 
 # %% ../../nbs/5_training/57_loop.ipynb #4a564c58
+STILL_ZERO = ("AP is still 0 after {} updates. Most often they are too few: take more epochs, a higher lr, pose_reg_loss: cauchy where joints begin "
+              "anew, and less random scale and rotation. See 'When AP stays at zero' in the tutorial finetune.")
+
+
 def go(
     run: Run,             # at its start, or where it was saved
     stop: Interruption,   # whether somebody wants it to end
@@ -284,6 +289,8 @@ def go(
                 metrics = look_up(run, log)
             run.epoch, run.batch = run.epoch + 1, 0
             save_state(run)
+    if main and run.best == 0:
+        warnings.warn(STILL_ZERO.format(run.step))
     return TrainResult(run.folder, metrics, run.best, run.average.model, run.history, average_best(run))
 
 # %% ../../nbs/5_training/57_loop.ipynb #1fd8b014

@@ -141,8 +141,8 @@ def best_steps(
     history: Sequence[dict],  # of evaluations, with "AP" and "step"
     count: int,               # how many
 ) -> list[int]:               # updates, best first
-    "The updates with the highest AP; of equals the earlier one."
-    ranked = sorted(history, key=lambda entry: (-entry["AP"], entry["step"]))
+    "The updates with the highest AP; of equals the later one, which has learned more."
+    ranked = sorted(history, key=lambda entry: (-entry["AP"], -entry["step"]))
     return [entry["step"] for entry in ranked[:count]]
 
 
