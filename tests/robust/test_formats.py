@@ -102,7 +102,7 @@ def test_yolo_seventeen_joints_mirrored_as_coco_are_coco(tmp_path):
 @pytest.mark.parametrize("line, words", [
     ("0 .5 .5 .6 .5", ["7.txt: line 1 has 5 numbers, expected 14", "box without joints"]),
     (f"\n0 .5 .5 .6 .5 {shares()} 1", ["line 2 has 15 numbers", "Correct kpt_shape"]),
-    ("0 .5 .5 .6 .5 20 30 2 40 10 2 60 12 1", ["line 1 has numbers that are no shares", "Divide pixels"]),
+    ("0 .5 .5 .6 .5 20 30 2 40 10 2 60 12 1", ["line 1 has numbers that are no shares", "such as 20. Correct it, or, if all are pixels, divide them"]),
     ("0 50 40 60 40 .2 .3 2 .4 .1 2 .6 .1 1", ["no shares"]),
     ("0 .5 .5 -.6 .5 .2 .3 2 .4 .1 2 .6 .1 1", ["no shares"]),
     ("0 .5 .5 .6 nan .2 .3 2 .4 .1 2 .6 .1 1", ["no shares"]),

@@ -148,8 +148,11 @@ def yolo_rows(
         seen = ~((points <= 0).all(-1) | (points < 0).any(-1))
         points = np.concatenate([points, 2. * seen[..., None]], -1)
     shares = np.concatenate([rows[:, 1:5], (points[..., :2] * (points[..., 2:] > 0)).reshape(-1, 2 * joints)], 1)
-    pixels = ~((shares >= -1) & (shares <= 2)).all(1) | (rows[:, 3:5] < 0).any(1)
-    for wrong, text in ((pixels, "numbers that are no shares of the image, which lie between 0 and 1. Divide pixels by width and height."),
+    odd = ~((shares >= -1) & (shares <= 2))
+    odd[:, 2:4] |= shares[:, 2:4] < 0
+    first = shares[odd][0] if odd.any() else 0
+    for wrong, text in ((odd.any(1), f"numbers that are no shares of the image, which lie between 0 and 1, such as {first:g}. Correct it, or, if all are "
+                                     "pixels, divide them by width and height."),
                         (~np.isin(points[..., 2], (0, 1, 2)).all(1), "a visibility that is none of 0, 1 and 2. Correct it.")):
         if wrong.any():
             raise DataError(f"{file}: line {numbers[int(wrong.argmax())]} has {text}")
