@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
@@ -277,7 +278,7 @@ def save_checkpoint(
     state = {key: (value.half() if half and value.ndim > 1 else value).detach().cpu().contiguous() for key, value in model.state_dict().items()}
     try:
         return write_whole(path, to_bytes(state, {"format": "pt", METADATA_KEY: json.dumps(describe(model, metadata))}), "checkpoint")
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise WeightsFileError(str(error)) from error
 
 # %% ../../nbs/2_model/37_weights.ipynb #8fa8434a
