@@ -18,8 +18,8 @@ import typer
 from .commands import OwnSize, Weights, benchmark, export, judge_file, own_size, quantize, read_changes, read_model, read_samples
 
 # %% auto #0
-__all__ = ['app', 'Model', 'Size', 'Conf', 'Iou', 'main', 'interruption', 'predict', 'predict_pictures', 'predict_film',
-           'image_ids', 'train', 'validate', 'check_data', 'models', 'recipe', 'demo', 'demo_files']
+__all__ = ['app', 'Model', 'Size', 'Conf', 'Iou', 'main', 'interruption', 'predict', 'counted', 'predict_pictures',
+           'predict_film', 'image_ids', 'train', 'validate', 'check_data', 'models', 'recipe', 'demo', 'demo_files']
 
 # %% ../nbs/96_cli.ipynb #3295590c
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -88,6 +88,15 @@ def predict(
         raise typer.Exit(1)
 
 # %% ../nbs/96_cli.ipynb #b10bb3d3
+def counted(
+    number: int,      # of things
+    one: str,         # its word
+    many: str = "",   # its plural; empty: with an s
+) -> str:             # "1 person", "2 people"
+    "How many there are, in words."
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def predict_pictures(
     found,          # PosePredictions
     out: Path,      # folder for the painted pictures
@@ -95,7 +104,7 @@ def predict_pictures(
 ) -> list[dict]:    # COCO results, each with the name of its picture
     "Paints pictures."
     found.save(out)
-    print(f"{sum(map(len, found))} people in {len(found)} pictures, painted in {out}")
+    print(f"{counted(sum(map(len, found)), 'person', 'people')} in {counted(len(found), 'picture')}, painted in {out}")
     names = [Path(each.name).name for each in found for _ in range(len(each))]
     return [{**row, "file_name": name} for row, name in zip(found.to_coco(ids), names)]
 
@@ -116,7 +125,7 @@ def predict_film(
             yield each
     found.predictions = told(found.predictions)
     path = found.save(out / f"{Path(found.name).stem.replace(' ', '_')}.mp4", most)
-    print(f"{len(rows)} people in {count} pictures, painted in {path}")
+    print(f"{counted(len(rows), 'person', 'people')} in {counted(count, 'picture')}, painted in {path}")
     return rows
 
 
@@ -258,7 +267,7 @@ def demo(
     print(f"3. fine-tuning it for {steps} updates (a minute or two)")
     result = run("toy", out=folder / "run", weights="toy", lr=2e-5, warmup_steps=10, epochs=1, max_steps=steps, image_size=size,
                  train_scenes=8 * steps, val_scenes=images, batch_size=8, log_every=5, seed=seed)
-    print(f"   AP {100 * result.metrics['AP']:.1f} on the same scenes")
+    print(f"   AP {100 * result.metrics['AP']:.1f} on the same scenes: it knew such scenes well, so little is left to learn")
     print("4. predicting")
     model = load_checkpoint(result.folder / "best.safetensors")
     model.predict(folder / "scenes" / "images" / "val", image_size=size).save(folder / "predictions")

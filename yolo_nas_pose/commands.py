@@ -31,6 +31,9 @@ def read_model(
     path = Path(model)
     if model in ("toy", "coco_pose"):
         raise ValueError(f"{model} are weights, not a model: give a variant such as yolo_nas_pose_n, and --weights {model}")
+    if path.is_dir() and model not in VARIANTS:
+        best = path / "best.safetensors"
+        raise FileNotFoundError(f"{model} is a folder" + (f": of a run, take its best weights, {best}" if best.is_file() else ". Give a checkpoint in it"))
     if model not in VARIANTS and path.suffix and not path.is_file():
         raise FileNotFoundError(f"{model}: there is no such checkpoint. Check the path, or give one of {', '.join(VARIANTS)}.")
     if path.suffix in FILES:

@@ -39,6 +39,7 @@ def test_a_folder_is_trained_on_validated_and_gone_on_with(home, tmp_path):
     run = tmp_path / "run"
     status, out, err = call("train", "finetune", f"data={home}", *TINY, "--out", run)
     assert status == 0, err
+    assert "update 2 of 2, epoch 1 of 1: loss " in err and "; AP 0.0, best 0.0" in err  # what a log keeps
     assert "best AP" in out and str(run) in out and load_checkpoint(run / "best.safetensors").variant == "yolo_nas_pose_n"
     status, _, err = call("train", "finetune", f"data={home}", *TINY, "--out", run)
     assert status == 1 and "holds a run already" in err
@@ -50,6 +51,20 @@ def test_a_folder_is_trained_on_validated_and_gone_on_with(home, tmp_path):
     own = tmp_path / "own.json"
     status, out, err = call("validate", run / "best.safetensors", home, "--results", own, "--report", tmp_path / "report")
     assert status == 0 and own.read_text() == found.read_text() and "left and right: " in out, err
+
+
+def test_the_folder_of_a_run_is_no_model_and_no_run_is_no_run(home, tmp_path):
+    (tmp_path / "run").mkdir()
+    assert "is a folder. Give a checkpoint" in call("validate", tmp_path / "run")[2]
+    (tmp_path / "run" / "best.safetensors").touch()
+    assert f"take its best weights, {tmp_path / 'run' / 'best.safetensors'}" in call("predict", home, "--model", tmp_path / "run")[2]
+    assert "no saved state to resume from" in call("train", "finetune", "data=nowhere", "--out", tmp_path / "run", "--resume")[2]
+
+
+def test_the_folder_of_the_labels_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = call("train", "finetune", *TINY)
+    assert status == 1 and str(tmp_path) in err and "data=FOLDER" in err and "check_data" not in err
 
 
 def test_toy_scenes_are_no_measure_of_other_joints(tmp_path):

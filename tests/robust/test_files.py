@@ -106,7 +106,7 @@ def test_wishes_that_no_exporter_fulfils(model, tmp_path):
     target = tmp_path / "a.onnx"
     for options, says in ((dict(opset=11), "opset 11 cannot be written.*14 to 20"), (dict(opset=40, dynamo=True), "opset 40"), (dict(image_size=100), "multiples of 32"),
                           (dict(image_size=32), "21 candidates, fewer than pre_nms=300"), (dict(conf=50), "conf must lie in 0..1"), (dict(post_nms=400), "post_nms"),
-                          (dict(depth="deep"), "depth 'deep'"), (dict(layout="rows"), "layout 'rows'"), (dict(batch=0), "batch must be None or at least 1"),
+                          (dict(depth="deep"), "depth must be one of raw, decoded, poses, not 'deep'"), (dict(layout="rows"), "layout must be one of"), (dict(batch=0), "batch must be None or at least 1"),
                           (dict(input_type="float64"), "input_type"), (dict(thresholds="none"), "thresholds"), (dict(precision="int4"), "precision"),
                           (dict(engine="abacus"), "engine")):
         with pytest.raises(ValueError, match=says):

@@ -1,5 +1,6 @@
 "Exports of tools as they come: read as they were meant, or refused in words."
 import json
+import re
 import shutil
 import warnings
 from dataclasses import replace
@@ -514,10 +515,16 @@ def test_a_bad_record_does_not_turn_held_out_images_into_leaks(tmp_path):
 
 def test_people_of_a_class_that_nobody_lists_are_missed_aloud(tmp_path):
     yolo(tmp_path, f"0 .5 .5 .6 .5 {shares()}\n7 .5 .5 .6 .5 {shares()}")
-    with pytest.warns(UserWarning, match="1 annotations have a category that the file does not list"):
+    with pytest.warns(UserWarning, match="1 annotations have a category that the file does not list; left out, first images/train/.*png line 2 .class 7."):
         assert len(open_data(tmp_path, "train").labels.boxes) == 1
     found = {one.fault: one for _, one in check_data(tmp_path, image_size=64).findings}
-    assert found["category_unknown"].count == 1 and "category 8" in str(found["category_unknown"])
+    assert found["category_unknown"].count == 1 and re.search(r"images/train/.*png line 2 \(class 7\)", str(found["category_unknown"]))
+
+
+def test_people_of_a_label_text_are_named_by_their_line(tmp_path):
+    yolo(tmp_path, f"0 .5 .5 .6 .5 {shares()}\n\n0 .5 .5 0 0 {shares()}")
+    found = {one.fault: str(one) for _, one in check_data(tmp_path, image_size=64).findings}
+    assert re.search(r"images/train/.*png line 3 ", found["box_flat"])
 
 
 def test_texts_without_an_image_are_missed_aloud(tmp_path):

@@ -72,7 +72,8 @@ def side_faults(
     joints, pairs = raw.skeleton.joints, raw.skeleton.mirror_pairs
     if not pairs:
         flips = ("Horizontal flips are on, and no joint trades its name." if raw.skeleton.flips else "Horizontal flips are off in training. "
-                 "If joints have mirror images, name them left_... and right_...; if a mirrored one occurs as it is, say mirrorable.")
+                 "If joints have mirror images, name them left_... and right_... (keypoints of the COCO category; kpt_names of YOLO), or give flip_idx "
+                 "(of both); if a mirrored one occurs as it is, say mirrorable: true in the same place.")
         return [Finding("no_pairs", "note", 1, "no joint is called left or right", flips, ())]
     told, crossed = crossed_pairs(raw, pairs)
     wrong = [n for n in range(len(pairs)) if told[:, n].sum() >= 10 and crossed[:, n].mean(where=told[:, n]) > .5]

@@ -26,7 +26,7 @@ from ..core.structures import PoseSample
 from .files import check_category, find_split, read_labels
 from .formats import partners
 from .images import DataError, read_image
-from .people import clean_joints, measure_people
+from .people import clean_joints, measure_people, odd_category
 
 # %% auto #0
 __all__ = ['Reading', 'plain', 'joint_order', 'file_skeleton', 'has_joints', 'read_categories', 'match_columns',
@@ -200,8 +200,8 @@ def find_people(
         elif category not in listed:
             strange.append(n)
     if strange:
-        warnings.warn(f"{name}: {len(strange)} annotations have a category that the file does not list; left out, first annotations[{strange[0]}] "
-                      f"with category {data['annotations'][strange[0]]['category_id']}", stacklevel=4)
+        first = odd_category(data["annotations"][strange[0]], strange[0], {image["id"]: image["file_name"] for image in data["images"]})
+        warnings.warn(f"{name}: {len(strange)} annotations have a category that the file does not list; left out, first {first}", stacklevel=4)
     if data["annotations"] and not kept and not stray:
         warnings.warn(f"{name}: no annotation has a category of joints {reading.categories}; nobody is labelled", stacklevel=4)
     if stray:

@@ -5,9 +5,9 @@
 # %% ../../nbs/1_data/22_doctor.ipynb #2f6a6ad3
 from __future__ import annotations
 
-import warnings
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from ..core.skeleton import Skeleton
+from ..core.system import progress_bar
 from .anatomy import check_sigmas, repeat_faults, side_faults, size_faults, with_boxes
 from .chart import Checkup, Part, save_chart
 from .check import label_faults
@@ -75,7 +75,7 @@ def look_at_all(
     rows = np.unique(np.linspace(0, len(raw.files) - 1, min(len(raw.files), most)).round().astype(int)).tolist()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         looks = pool.map(lambda row: look_at(folder / raw.files[row], tuple(raw.sizes[row])), rows)
-        return dict(zip(rows, tqdm(looks, f"opening {name} images", len(rows), disable=None, delay=2)))
+        return dict(zip(rows, progress_bar(looks, f"opening {name} images", len(rows), keep=True)))
 
 
 def image_faults(
@@ -209,6 +209,8 @@ def check_data(
     max_broken: float = 0.,                  # share of the images that may be unreadable: a warning, no error
 ) -> Checkup:                                # print it, ask it for `findings`, or let it `stop` you
     "Everything that is wrong with a data set. Raises DataError if there is none."
+    if image_size < 32 or image_size % 32:
+        raise DataError(f"image_size {image_size}: a multiple of 32 px, the largest stride, such as {max(32, round(image_size / 32) * 32)}")
     found = parts_of(data, splits)
     name = "the given labels" if isinstance(data, Mapping) else str(data)
     parts, looks, common = {}, {}, []

@@ -185,9 +185,9 @@ def find_coco(
                             f'"{split}". Give the files themselves.')
     missing = [split for split in need if split not in found] or ([] if found else ["any split"])
     if missing:
-        have = ", ".join(f"{split} ({part.annotations.name})" for split, part in found.items()) or "no labels"
-        state = "; ".join([f"found {have}", *notes]) if folder.is_dir() else "there is no such folder"
-        raise DataError(f"{folder}: no labels for {' and '.join(missing)}; {state}. Looked for {', '.join(LABEL_FILES)} "
+        have = ", ".join(f"{split} ({part.annotations.name})" for split, part in found.items())
+        state = "; ".join([*([f"found {have}"] if have else []), *notes]) if folder.is_dir() else "there is no such folder"
+        raise DataError(f"{folder.resolve() if folder == Path() else folder}: no labels for {' and '.join(missing)}{state and f'; {state}'}. Looked for {', '.join(LABEL_FILES)} "
                         f"with train, val or test in the name, and for the images in images/ or beside the labels.")
     return found
 
@@ -261,7 +261,7 @@ def find_data(
             if found.format != "COCO keypoints":
                 return found
     if len(notes) > 1 or not path.is_dir():
-        raise DataError(" ".join(dict.fromkeys(notes))[:2000])
+        raise DataError(" ".join(dict.fromkeys([*notes[1:], notes[0]]))[:2000])  # what is there says more than what is not
     raise DataError(f"{notes[0]} Nor is there a data.yaml of YOLO pose, an XML of CVAT or a JSON of Label Studio.")
 
 # %% ../../nbs/1_data/11_files.ipynb #ac3b2610

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 import yaml
-from tqdm import tqdm
 
 from ..core.skeleton import COCO17
+from ..core.system import progress_bar
 from .images import DataError, Faults, known_size, naming
 
 # %% auto #0
@@ -140,7 +140,7 @@ def yolo_rows(
     file: Path,   # labels of an image; none if nobody is in it
     joints: int,  # K
     dims: int,    # 2 or 3 numbers per joint
-) -> np.ndarray:  # (P, 5 + 3K), class, box as middle and size, then x, y, visibility; shares of the image
+) -> tuple[np.ndarray, list[int]]:  # (P, 5 + 3K), class, box as middle and size, then x, y, visibility; shares of the image; and the number of each line
     "The people of a YOLO label text. Raises DataError that names the line."
     rows, numbers = yolo_lines(file, joints, dims)
     points = rows[:, 5:].reshape(-1, joints, dims)
@@ -156,11 +156,12 @@ def yolo_rows(
                         (~np.isin(points[..., 2], (0, 1, 2)).all(1), "a visibility that is none of 0, 1 and 2. Correct it.")):
         if wrong.any():
             raise DataError(f"{file}: line {numbers[int(wrong.argmax())]} has {text}")
-    return np.concatenate([rows[:, :5], points.reshape(-1, 3 * joints)], 1)
+    return np.concatenate([rows[:, :5], points.reshape(-1, 3 * joints)], 1), numbers
 
 # %% ../../nbs/1_data/09_formats.ipynb #7c527f64
 def yolo_people(
     rows: np.ndarray,        # (P, 5 + 3K), see `yolo_rows`
+    lines: list[int],        # P numbers
     size: tuple[int, int],   # (height, width) px
 ) -> list[dict]:             # annotations without ids
     "The people of an image in px."
@@ -168,8 +169,8 @@ def yolo_people(
     corner = (rows[:, 1:3] - rows[:, 3:5] / 2) * (width, height)
     boxes = np.concatenate([corner, rows[:, 3:5] * (width, height)], 1)
     points = rows[:, 5:].reshape(-1, (rows.shape[1] - 5) // 3, 3) * (width, height, 1)
-    return [{"category_id": int(row[0]) + 1, "iscrowd": 0, "bbox": box, "keypoints": joints}
-            for row, box, joints in zip(rows, boxes.tolist(), points.reshape(-1, rows.shape[1] - 5).tolist())]
+    return [{"category_id": int(row[0]) + 1, "iscrowd": 0, "bbox": box, "keypoints": joints, "line": line}
+            for row, line, box, joints in zip(rows, lines, boxes.tolist(), points.reshape(-1, rows.shape[1] - 5).tolist())]
 
 # %% ../../nbs/1_data/09_formats.ipynb #dbb72959
 def beside_yolo(
@@ -196,10 +197,10 @@ def read_yolo(
         raise DataError(f"{file}: none of the {len(paths)} images of {split} has a label text; the first was looked for at {yolo_text(paths[0])}. "
                         f"The folder of texts is called labels where that of images is called images.")
     names = [path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path) for path in paths]
-    for path, name, own, id in zip(tqdm(paths, desc=f"reading {split}", disable=None, leave=False), names, *beside_yolo(file, names)):
+    for path, name, own, id in zip(progress_bar(paths, f"reading {split}"), names, *beside_yolo(file, names)):
         size, found = known_size(path), []
         with faults.of(str(yolo_text(path))):
-            found = yolo_people(yolo_rows(yolo_text(path), *values["kpt_shape"])[:None if all(size) else 0], size)
+            found = yolo_people(*yolo_rows(yolo_text(path), *values["kpt_shape"]), size) if all(size) else []
         for place, record in own.get("crowds", ()):
             found.insert(place, {"iscrowd": 1, **record})
         if len(areas := own.get("areas", ())) == len(found):

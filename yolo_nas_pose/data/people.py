@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from .images import DataError, outline_extent
 
 # %% auto #0
-__all__ = ['BOX_MARGIN', 'AREA_SHARE', 'record_error', 'as_doubles', 'pack_joints', 'clean_joints', 'stated_boxes', 'joint_hulls',
-           'clean_boxes', 'outline', 'stated_area', 'measure_people']
+__all__ = ['BOX_MARGIN', 'AREA_SHARE', 'record_error', 'as_doubles', 'pack_joints', 'clean_joints', 'odd_category',
+           'stated_boxes', 'joint_hulls', 'clean_boxes', 'outline', 'stated_area', 'measure_people']
 
 # %% ../../nbs/1_data/12_people.ipynb #bd783a0e
 def record_error(
@@ -74,6 +75,16 @@ def clean_joints(
             raise record_error(where(row), f"joint {names[joint]!r} has " + text.format(*joints[row, joint]))
     x_y[visibility == 0] = 0
     return joints
+
+# %% ../../nbs/1_data/12_people.ipynb #885f7817
+def odd_category(
+    record: Mapping,            # an annotation, whose category the file does not list
+    number: int,                # its place in the list of annotations
+    files: Mapping[Any, str],   # names of the images, by id
+) -> str:
+    "Where such a record is found, and what it says."
+    category = record.get("category_id")
+    return f"{files.get(record['image_id'])} line {record['line']} (class {category - 1})" if "line" in record else f"annotations[{number}] (category {category})"
 
 # %% ../../nbs/1_data/12_people.ipynb #facafb15
 BOX_MARGIN = .1  # a missing box is the hull of the labelled joints, wider by this share of its longer side all around

@@ -15,7 +15,7 @@ import numpy as np
 from ..core.skeleton import Skeleton
 from .coco import Reading, choose_skeleton
 from .files import DataError, check_category
-from .people import outline
+from .people import odd_category, outline
 
 # %% auto #0
 __all__ = ['SHOWN', 'LEVELS', 'Finding', 'find', 'RawLabels', 'as_array', 'best_skeleton', 'read_images', 'sort_people', 'marked',
@@ -63,6 +63,7 @@ class RawLabels(NamedTuple):
     files: list[str]       # N file names
     sizes: np.ndarray      # (N, 2) height and width, px; NaN where the file does not say
     ids: list[Any]         # M ids of the annotations; None where there is none
+    places: list[str]      # M places where the owner finds them: a number of an annotation, or of a line
     rows: np.ndarray       # (M,) row of the image of each person
     boxes: np.ndarray      # (M, 4) as written, meant to be x, y, width, height in px; NaN where there is none
     joints: np.ndarray     # (M, K, 3) x, y, visibility, in the order of the skeleton; NaN where the record cannot be read
@@ -82,7 +83,7 @@ class RawLabels(NamedTuple):
 
     def person(self, row: int) -> str:
         "The person in words."
-        return f"{self.files[self.rows[row]]} annotation {self.ids[row]}"
+        return f"{self.files[self.rows[row]]} {self.places[row]}"
 
     def box(self, row: int) -> str:
         "The box of a person in words."
@@ -171,17 +172,16 @@ def read_images(
 def sort_people(
     records: list,        # the annotations of a file
     reading: Reading,     # which categories count
-    image_ids: list,      # of the usable images
+    images: dict,         # file names of the usable images, by id
     listed: Sequence,     # ids of all categories of the file
 ) -> tuple[list[dict], list[Finding]]:  # M records, findings
     "The people that have an image, and what is wrong with other records."
-    known, of = set(image_ids), f"{len(records)} annotations"
+    of = f"{len(records)} annotations"
     def ours(one): return isinstance(one, dict) and one.get("category_id", reading.categories[0]) in reading.categories
-    def homeless(one): return not isinstance(one.get("image_id"), (int, float)) or one["image_id"] not in known
+    def homeless(one): return not isinstance(one.get("image_id"), (int, float)) or one["image_id"] not in images
     people = [one for one in records if ours(one) and not homeless(one)]
     lost = [f"annotations[{n}] (id {one.get('id')}, image {one.get('image_id')})" for n, one in enumerate(records) if ours(one) and homeless(one)]
-    strange = [f"annotations[{n}] (category {one.get('category_id')})" for n, one in enumerate(records)
-               if isinstance(one, dict) and not ours(one) and one.get("category_id") not in listed]
+    strange = [odd_category(one, n, images) for n, one in enumerate(records) if isinstance(one, dict) and not ours(one) and one.get("category_id") not in listed]
     ids = Counter(one["id"] for one in people if isinstance(one.get("id"), (int, str)))
     return people, [
         *find("annotation_record", "error", of, [f"annotations[{n}]" for n, one in enumerate(records) if not isinstance(one, dict)],
@@ -217,13 +217,14 @@ def read_raw(
     "All records of a label file, and which of them cannot be read."
     reading, findings = best_skeleton(data, skeleton, name)
     files, ids, sizes, about_images = read_images(data["images"])
-    people, about_people = sort_people(data["annotations"], reading, ids, [one.get("id", 1) for one in data["categories"] if isinstance(one, dict)])
+    people, about_people = sort_people(data["annotations"], reading, dict(zip(ids, files)), [one.get("id", 1) for one in data["categories"] if isinstance(one, dict)])
     place, size = {id: row for row, id in enumerate(ids)}, 3 * len(reading.order)
     joints, bad_joints = as_array([one.get("keypoints") for one in people], size)
     joints[[n for n, one in enumerate(people) if not one.get("keypoints")]] = 0
     boxes, bad_boxes = as_array([one.get("bbox") or outline(one)[0] for one in people], 4)
     areas, counts = [as_array([[one.get(key)] for one in people], 1)[0][:, 0] for key in ("area", "num_keypoints")]
     raw = RawLabels(name, reading.skeleton, files, sizes, [one.get("id") for one in people],
+                    [f"line {one['line']}" if "line" in one else f"annotation {one.get('id')}" for one in people],
                     np.array([place[one["image_id"]] for one in people], np.int64), boxes,
                     joints.reshape(-1, size // 3, 3)[:, list(reading.order)], areas, counts,
                     np.array([bool(one.get("iscrowd")) for one in people], bool))

@@ -14,10 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import yaml
-from tqdm import tqdm
 
 from ..core.skeleton import Skeleton, infer_mirror_pairs
-from ..core.system import write_whole
+from ..core.system import progress_bar, write_whole
 from .coco import CocoPoses
 from .files import only_images
 from .formats import yolo_text
@@ -141,7 +140,7 @@ def write_split(
         people.setdefault(person["image_id"], []).append(person)
     ids, files = data.labels.image_ids.tolist(), [data.path(i) for i in range(len(data))]
     names, sizes = unique_names(files, ids), map(tuple, data.labels.sizes.tolist())
-    for id, file, name, size in zip(tqdm(ids, desc=f"writing {split}", disable=None, leave=False), files, names, sizes):
+    for id, file, name, size in zip(progress_bar(ids, f"writing {split}"), files, names, sizes):
         image, size = yolo_image(file, size, folder / "images" / split / name)
         own = people.get(id, [])
         lines = [yolo_line(person, number[person["category_id"]], size) for person in own if not person["iscrowd"]]

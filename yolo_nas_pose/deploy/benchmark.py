@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
-from tqdm import tqdm
 
 from ..core.affine import full_size
+from ..core.system import progress_bar
 from .counts import count_graph, count_openvino
 from .machine import (Peak, best_peaks, count_threads, environment, floor_ms, foreign_share,
                                           measure_bandwidth, measure_peaks, now, read_text)
@@ -237,7 +237,7 @@ def measure_batch(
 ) -> dict[str, Timing]:
     "Latency of all, in turns and in a new order each round."
     order, bursts = random.Random(plan.seed), {title: [] for title in hosts}
-    for _ in tqdm(range(plan.rounds), desc=f"batch {batch}", unit="round", disable=None):
+    for _ in progress_bar(range(plan.rounds), f"batch {batch}", unit="round", keep=True):
         for title in order.sample(sorted(hosts), len(hosts)):
             time.sleep(.05)  # threads of the one before come to rest
             with going_on(title, hosts, rows, plan):

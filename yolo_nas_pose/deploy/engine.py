@@ -60,8 +60,9 @@ class Description:
     pad_side: str = "bottom_right"    # where the padding goes
 
     def __post_init__(self):
-        if self.depth not in DEPTHS or self.layout not in ("batch", "flat") or self.channel_order not in ("bgr", "rgb"):
-            raise ModelFileError(f"no reader knows depth {self.depth!r}, layout {self.layout!r}, channel order {self.channel_order!r}")
+        for key, known in (("depth", DEPTHS), ("layout", ("batch", "flat")), ("channel_order", ("bgr", "rgb"))):
+            if getattr(self, key) not in known:
+                raise ModelFileError(f"{key} must be one of {', '.join(known)}, not {getattr(self, key)!r}")
         if any(side < 32 or side % 32 for side in self.image_size):
             raise ModelFileError(f"an input is made of multiples of 32 px, not {self.image_size}")
 

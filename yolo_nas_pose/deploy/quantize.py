@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import Subset
-from tqdm import tqdm
 
 from ..core.skeleton import get_skeleton
+from ..core.system import progress_bar
 from ..data.files import DataError
 from ..data.loader import make_loader, to_input
 from .observers import Histogram, find_range
@@ -84,7 +84,7 @@ def insert_quantizers(
 ) -> None:
     "Puts quantisers, all switched off, wherever a value is made. Raises ValueError for a model that is not fused, or has them already."
     if is_quantized(model):
-        raise ValueError("this model is quantised already: take the float model it was made from, or change its policy with set_policy")
+        raise ValueError("this model is quantised already: take the float model it was made from, or, in Python, change its policy with set_policy")
     if not model.fused:
         raise ValueError("this model is not fused: its norms and branches would be rounded one by one. Call model.fuse() first, on a copy "
                          "(copy.deepcopy(model).fuse()) if it shall go on learning; quantize_ptq does so by itself")
@@ -301,7 +301,7 @@ def calibration_batches(
                         "better. " + (f"Say images={len(data)} (--images {len(data)}), or give more data" if len(data) >= LEAST_IMAGES else "Give more data"))
     chosen = np.random.default_rng(seed).permutation(len(data))[:images].tolist()
     loader = make_loader(Subset(data, chosen), image_size, batch_size, workers=workers)
-    return (to_input(batch.images) for batch in tqdm(loader, desc="calibrating", disable=None, leave=False))
+    return (to_input(batch.images) for batch in progress_bar(loader, "calibrating"))
 
 
 def quantize_ptq(

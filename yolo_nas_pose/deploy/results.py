@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from ..core.draw import draw_poses, show_grid
 from ..core.skeleton import Skeleton
 from ..core.structures import Poses
-from ..core.system import whole_file
+from ..core.system import progress_bar, whole_file
 from .sources import (
     PICTURES, InputError, Picture, check_target, is_film, open_film, pictures, write_picture)
 
@@ -268,7 +267,7 @@ class PoseStream(Iterator):
         check_target(path, self.name)
         writer = None
         with contextlib.closing(self), whole_file(path, "film") as part:
-            for each in tqdm(itertools.islice(self, most), desc="predict", unit="picture", disable=None):
+            for each in progress_bar(itertools.islice(self, most), "predict", most, "picture", keep=True):
                 if writer is None:
                     size, code = each.size, cv2.VideoWriter_fourcc(*CODECS[path.suffix.lower()])
                     writer = cv2.VideoWriter(str(part), code, self.fps, size[::-1])
@@ -302,7 +301,7 @@ def predict_all(
         return PoseStream(each_prediction(find, skeleton, read_pictures(found, errors), batch_size), name, 0, errors)
     found = list(found)
     errors = [] if skip_bad and len(found) > 1 else None
-    bar = tqdm(found, desc="predict", unit="picture", disable=None if len(found) > 8 else True)
+    bar = progress_bar(found, "predict", unit="picture", keep=True)
     predictions = list(each_prediction(find, skeleton, read_pictures(bar, errors), batch_size))
     if errors:
         warnings.warn(f"{len(errors)} of {len(found)} pictures cannot be read; the first: {errors[0].name}: {errors[0].reason}. "

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..core.structures import RawPoses
+from ..core.system import progress_bar
 from .quantize import (KEPT, calibration_batches, layers, match, quantize_ptq, set_policy, summary,
                                            work_by_layer)
 from ..model.network import YoloNASPose
@@ -72,7 +72,7 @@ def each_alone(
 ) -> list[Cost]:             # the costliest first
     "What each group does to the outputs, if it alone is rounded."
     references, work, rows = [model(images) for images in batches], work_by_layer(made), []
-    for name, members in tqdm(group_layers(layers(made), depth).items(), desc="sensitivity", disable=None, leave=False):
+    for name, members in progress_bar(group_layers(layers(made), depth).items(), "sensitivity"):
         set_policy(made, members, ())
         errors = [output_error(made(images), reference) for images, reference in zip(batches, references)]
         joints, scores = (sum(part) / len(errors) for part in zip(*errors))

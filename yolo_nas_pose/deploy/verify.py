@@ -24,9 +24,9 @@ from .rounding import Quantizer
 from ..model.postprocess import postprocess
 
 # %% auto #0
-__all__ = ['ROOM', 'NOISE', 'SCENES', 'LEAST', 'SHARE', 'DRIFT', 'example', 'far_apart', 'as_rows', 'wrong_people', 'people_of',
-           'unrounded', 'levels', 'beyond_noise', 'difference', 'compare_people', 'inputs_of', 'check_people',
-           'check_file', 'same_answers', 'write_checked']
+__all__ = ['ROOM', 'NOISE', 'SCENES', 'LEAST', 'SHARE', 'DRIFT', 'OTHERS', 'example', 'far_apart', 'as_rows', 'wrong_people',
+           'people_of', 'unrounded', 'levels', 'beyond_noise', 'difference', 'compare_people', 'inputs_of',
+           'check_people', 'check_file', 'same_answers', 'write_checked']
 
 # %% ../../nbs/6_deploy/70_verify.ipynb #9700da34
 def example(
@@ -292,6 +292,9 @@ def same_answers(
                 raise ModelFileError(f"{path}: OpenVINO answers otherwise than onnxruntime in {name} at stride {stride}. The file was deleted")
 
 # %% ../../nbs/6_deploy/70_verify.ipynb #7af0d5e5
+OTHERS = {".tflite": "LiteRT", ".mlpackage": "Core ML", ".mlmodel": "Core ML", ".engine": "TensorRT", ".plan": "TensorRT"}  # by ending
+
+
 def write_checked(
     path: Path,        # where the file should lie
     suffix: str,       # it must have
@@ -300,7 +303,8 @@ def write_checked(
 ) -> Path:             # where it lies
     "Writes under another name, checks, renames. Whatever goes wrong leaves an old file as it was, and no new one."
     if path.suffix != suffix:
-        raise ValueError(f"{path}: this file must end in {suffix}; write to {path.with_suffix(suffix)}")
+        other = "" if path.suffix not in OTHERS else f". For {OTHERS[path.suffix]}, convert that file: see the tutorial other_engines"
+        raise ValueError(f"{path}: this file must end in {suffix}; write to {path.with_suffix(suffix)}{other}")
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{suffix}")
     sides = [(part.with_suffix(end), path.with_suffix(end)) for end in ((".bin",) if suffix == ".xml" else ())]
     try:

@@ -18,9 +18,9 @@ from urllib.error import HTTPError
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 import torch
-from tqdm.auto import tqdm
 
 from ..core.skeleton import COCO17, Skeleton, get_skeleton
+from ..core.system import progress_bar
 from .network import VARIANTS, YoloNASPose, count_operations, count_parameters, find_variant
 from .weights import (WeightsError, WeightsFileError, carry_licence, load_checkpoint, load_weights, read_checkpoint,
                                          restore)
@@ -100,7 +100,7 @@ def write_blocks(
     "Appends what the server sends. Raises OSError where it ends too early."
     length = answer.headers.get("Content-Length")
     total = begin + int(length) if length else None
-    with open(part, "ab" if begin else "wb") as file, tqdm(total=total, initial=begin, unit="B", unit_scale=True, desc=title) as bar:
+    with open(part, "ab" if begin else "wb") as file, progress_bar(None, title, total, "B", begin, keep=True, scale=True) as bar:
         while block := answer.read(1 << 18):
             file.write(block)
             bar.update(len(block))
@@ -200,7 +200,7 @@ def try_all(
         f"no address gave {path.name}:", *reasons,
         f"If you have the file, put it at {path}",
         "or set YOLO_NAS_POSE_WEIGHTS_URL to the address of a folder that holds it (https://… or file:///…),",
-        "or begin without it: pretrained_weights=None."]))
+        "or begin without it: weights: null in a recipe, pretrained_weights=None in Python."]))
 
 # %% ../../nbs/2_model/39_pretrained.ipynb #b60637f5
 def download(
@@ -273,7 +273,7 @@ def weights_path(
         if not path.is_file():
             raise WeightsFileError(f"this installation has no toy weights: {TOY_FILE} is missing in {path.parent}. Install the package again")
     elif not path.is_file():
-        raise WeightsFileError(f"pretrained_weights is {str(pretrained_weights)!r}: neither 'coco_pose' nor 'toy', and there is no such file")
+        raise WeightsFileError(f"weights {str(pretrained_weights)!r}: neither 'coco_pose' nor 'toy', and there is no such file")
     return path
 
 

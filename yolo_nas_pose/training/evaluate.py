@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ..core.structures import Poses
+from ..core.system import progress_bar
 from ..data.broken import NO_IMAGE, Tolerant, check_broken, explain_broken
 from ..data.files import only_images
 from ..data.loader import PoseLoader, make_loader, to_input
@@ -56,7 +56,7 @@ def detect(
     device, training = next(model.parameters()).device, model.training
     model.eval()
     results = []
-    for batch in tqdm(loader, desc="evaluating", disable=None if progress else True, leave=False):
+    for batch in progress_bar(loader, "evaluating", show=progress):
         decoded = model.decode(model(to_input(batch.images.to(device, non_blocking=True))))
         for poses, image_id, map in zip(postprocess(decoded, conf, iou, post_nms=post_nms), batch.image_ids, batch.maps):
             results += coco_results(to_source(poses, map), image_id, category_id)

@@ -22,7 +22,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from ..core.structures import PoseBatch
-from ..core.system import write_whole
+from ..core.system import progress_bar, write_whole
 from ..data.broken import check_broken, explain_broken
 from ..data.loader import to_input
 from ..model.network import YoloNASPose
@@ -259,7 +259,7 @@ def train_epoch(
             log.write(run.step, {"epoch": run.epoch, "lr": run.rate(), **values, "images_per_second": images / passed,
                                  "loader_wait": run.loader.waited / passed})
             check_broken(run.images, run.images.broken(), recipe.max_broken)
-            bar.set_postfix(loss=f"{values['total']:.2f}", AP=f"{100 * run.best:.1f}", refresh=False)
+            bar.set_postfix({"loss": f"{values['total']:.2f}"} | ({"best AP": f"{100 * run.best:.1f}"} if run.history else {}), refresh=False)
         if stop.agreed(run):
             save_state(run)
             raise KeyboardInterrupt(f"stopped after update {run.step}")
@@ -280,7 +280,7 @@ def go(
     if main:
         write_whole(run.folder / "recipe.yaml", dump_recipe(recipe))
     log, metrics = Log(run), dict(run.history[-1]) if run.history else {}
-    with contextlib.closing(log), tqdm(total=run.total, initial=run.step, desc="training", disable=None if main else True) as bar:
+    with contextlib.closing(log), progress_bar(None, "training", run.total, "update", run.step, keep=True, show=main) as bar:
         while run.epoch < recipe.epochs and (run.step < run.total or run.batch) and run.stale < (recipe.patience or math.inf):
             train_epoch(run, log, bar, stop)
             note_broken(run)
@@ -309,8 +309,9 @@ def train(
     words = {key: str(value) for key, value in (("data", data), ("model", model)) if isinstance(value, (str, Path))}
     data, model = (None if key in words else value for key, value in (("data", data), ("model", model)))
     recipe, folder = load_recipe(recipe, **words, **overrides), choose_folder(out, Path(name).stem, resume)
+    saved = saved_recipe(folder) if resume else {}  # told before the data are looked at
     if resume and recipe.batch_size == "auto":
-        recipe = recipe.model_copy(update={"batch_size": saved_recipe(folder)["batch_size"]})
+        recipe = recipe.model_copy(update={"batch_size": saved["batch_size"]})
     run = start_run(recipe, folder, data, model, extra_loss)
     if resume:
         load_state(run)
@@ -329,14 +330,14 @@ def choose_folder(
 ) -> Path:
     "The folder of a run. Raises FileExistsError where a new run would write over an old one, ValueError if processes have no common one."
     if out is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ValueError("several processes write into one folder, on a disk that all machines see: say out=... (--out ...)")
+        raise ValueError("several processes write into one folder, on a disk that all machines see: say out=... (in a terminal --out)")
     if out is None:
         if resume:
-            raise FileNotFoundError("resume needs the folder of the run: out=...")
+            raise FileNotFoundError("resume needs the folder of the run: out=... (in a terminal --out)")
         number = 1
         while Path("runs", f"{name}-{number}").exists():
             number += 1
         return Path("runs", f"{name}-{number}")
     if not resume and (Path(out) / STATE).exists():
-        raise FileExistsError(f"{out} holds a run already. Go on with resume=True, or choose another folder.")
+        raise FileExistsError(f"{out} holds a run already. Go on with resume=True (in a terminal --resume), or choose another folder.")
     return Path(out)

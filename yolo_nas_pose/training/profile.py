@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
+from ..core.system import progress_bar
 from .loop import train_step
 from .recipe import Recipe, load_recipe
 from .run import start_run
@@ -69,7 +69,7 @@ def profile_step(
         run.train_mode()
         run.loader.set_epoch(0)
         clock, done = Clock(run.accelerator.device), 0
-        for batch in tqdm(run.loader, total=warm_up + steps, desc="profile", disable=None if progress else True, leave=False):
+        for batch in progress_bar(run.loader, "profile", warm_up + steps, show=progress):
             clock("wait")
             train_step(run, batch, update=True, mark=clock)
             done += 1

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from ..core.structures import PoseBatch
+from ..core.system import progress_bar
 from ..model.network import YoloNASPose
 from .loop import TrainingStopped, train_step
 from .recipe import Recipe, load_recipe
@@ -71,7 +71,7 @@ def scan_rates(
     rates, losses, accumulate = np.geomspace(low, high, steps), [], run.recipe.accumulate
     run.train_mode()
     batches = endless(run)
-    for rate in tqdm(rates, desc="learning rates", disable=None, leave=False):
+    for rate in progress_bar(rates, "learning rates"):
         run.rate = lambda: float(rate)
         try:
             for number in range(1, accumulate + 1):

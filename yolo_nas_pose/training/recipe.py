@@ -169,7 +169,7 @@ def explain(
             lines.append("tensorboard: this key is now called trackers; `trackers: []` writes no events")
         elif one["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key.lower(), Recipe.model_fields, n=1, cutoff=.5)
-            lines.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "; `yolo-nas-pose recipe` lists all keys"))
+            lines.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "; `yolo-nas-pose recipe toy` shows all keys"))
         else:
             lines.append(f"{key}: {one['msg'].lower()}, found {one['input']!r}")
     return f"recipe {where}: " + "; ".join(lines)

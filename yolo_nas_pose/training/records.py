@@ -9,6 +9,8 @@ import csv
 import io
 import json
 import platform
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +19,10 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..core.draw import draw_poses
-from ..core.system import write_whole
+from ..core.system import someone_looks, write_whole
 from ..data.broken import Tolerant
 from ..data.loader import make_loader, to_input
 from ..model.network import YoloNASPose
@@ -31,8 +34,39 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['Log', 'plot_history', 'save_curves', 'prediction_sheet', 'checkpoint_details', 'best_steps', 'top_path', 'keep_best',
-           'mean_weights']
+__all__ = ['Narrator', 'Log', 'plot_history', 'save_curves', 'prediction_sheet', 'checkpoint_details', 'best_steps', 'top_path',
+           'keep_best', 'mean_weights']
+
+# %% ../../nbs/5_training/56_records.ipynb #b7e0e36e
+class Narrator:
+    "Says where a run stands: after each evaluation, and now and then where no bar is seen."
+
+    def __init__(
+        self,
+        run: Run,  # to speak of
+    ):
+        self.run, self.first, self.begin, self.latest = run, run.step, time.monotonic(), {}
+        self.spoken = self.begin
+
+    def line(self, evaluated: dict) -> str:
+        "The words: `evaluated` are the metrics of an evaluation that is just done, or empty."
+        run, passed = self.run, time.monotonic() - self.begin
+        rest = passed / max(run.step - self.first, 1) * (run.total - run.step)
+        words = f"update {run.step:,} of {run.total:,}, epoch {run.epoch + 1:,} of {run.recipe.epochs:,}"
+        if self.latest:
+            words += f": loss {self.latest['total']:.2f}, {self.latest['images_per_second']:.1f} images/s"
+        if run.step < run.total:
+            words += f", {tqdm.format_interval(rest)} to go"
+        return words + (f"; AP {100 * evaluated['AP']:.1f}, best {100 * run.best:.1f}" if evaluated else "")
+
+    def hear(self, values: dict, group: str) -> None:
+        "Takes the numbers of an update or of an evaluation, and speaks if it is time."
+        evaluated, now = values if group == "val" else {}, time.monotonic()
+        self.latest = self.latest if evaluated else values
+        patience = min(max(60, (now - self.begin) / 20), 600)
+        if evaluated or (now - self.spoken > patience and not someone_looks()):
+            self.spoken = now
+            tqdm.write(self.line(evaluated), file=sys.stderr)  # above the bar, if there is one
 
 # %% ../../nbs/5_training/56_records.ipynb #7ea7c13a
 class Log:
@@ -42,7 +76,7 @@ class Log:
         self,
         run: Run,  # only its main process writes
     ):
-        self.path, self.accelerator = run.folder / "log.csv", run.accelerator
+        self.path, self.accelerator, self.narrator = run.folder / "log.csv", run.accelerator, Narrator(run)
         keys = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in run.recipe.model_dump().items()}
         self.accelerator.init_trackers("yolo_nas_pose", keys, {"tensorboard": {"purge_step": run.step}} if run.step else {})
         if self.accelerator.is_main_process and self.path.exists():
@@ -62,10 +96,12 @@ class Log:
         writer.writerow(values)
 
     def write(self, step: int, values: dict[str, float], group: str = "train") -> None:
-        "Keeps numbers of a step."
+        "Keeps numbers of a step, and says them now and then."
         if self.accelerator.is_main_process and group == "train":
             with self.path.open("a", newline="") as stream:
                 self.line(stream, {"step": step, **{key: f"{value:.6g}" for key, value in values.items()}}, stream.tell() == 0)
+        if self.accelerator.is_main_process:
+            self.narrator.hear(values, group)
         self.accelerator.log({f"{group}/{key}": value for key, value in values.items() if isinstance(value, float)}, step=step)
 
     def close(self) -> None:

@@ -135,7 +135,11 @@ def examine_data(
                     print(f"{split}: {one}")
             checkup.stop()
         except DataError as error:
-            words = f"{error}\n" + (f"Pictures: {page}. " if page.exists() else "") + "To train all the same: check_data: false."
+            words = str(error)
+            if page.exists():  # something could be read
+                words += f"\nPictures: {page}. To train all the same: check_data: false."
+            elif recipe.data == ".":
+                words += "\ndata: . is the folder you are in. Name that of your labels, data: FOLDER (in a terminal data=FOLDER)."
     words = broadcast_object_list([words])[0]
     if words:
         raise DataError(words)

@@ -56,7 +56,7 @@ def saved_recipe(
     "The recipe of the saved state. Raises FileNotFoundError where there is none."
     path = folder / STATE
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no saved state to resume from. Start without resume, or give the folder of the run.")
+        raise FileNotFoundError(f"{path}: there is no saved state to resume from. Start without resume, or give the folder of the run as out.")
     return json.loads(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["recipe"])
 
 # %% ../../nbs/5_training/55_state.ipynb #01dce449
