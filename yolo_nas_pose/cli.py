@@ -120,7 +120,7 @@ def predict_film(
     def told(stream):
         nonlocal count
         for each in stream:
-            rows.extend(coco_results([each], [count], 1))
+            rows.extend(coco_results([each], [count], None))
             count += 1
             yield each
     found.predictions = told(found.predictions)

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from yolo_nas_pose.core.skeleton import COCO17
-from yolo_nas_pose.data.coco import CocoPoses, choose_skeleton, index_labels
+from yolo_nas_pose.data.categories import choose_skeleton
+from yolo_nas_pose.data.coco import CocoPoses, index_labels
 from yolo_nas_pose.data.files import read_labels
 
 IMAGES, PEOPLE = 118_287, 262_465

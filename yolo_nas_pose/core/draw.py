@@ -109,10 +109,11 @@ def draw_poses(
 ) -> np.ndarray:                      # a painted copy
     "The image with all people that were found, the best on top."
     image = np.ascontiguousarray(image).copy()
-    found_boxes, joints, scores = poses.numpy()
-    for box, person, score in reversed(list(zip(found_boxes, joints, scores))):
+    poses = poses.numpy()
+    names = [""] * len(poses.scores) if poses.classes is None else [f"{skeleton.classes[number]} " for number in poses.classes]
+    for box, person, score, name in reversed(list(zip(poses.bboxes_xyxy, poses.poses, poses.scores, names))):
         if boxes:
-            draw_box(image, box, f"{score:.2f}")
+            draw_box(image, box, f"{name}{score:.2f}")
         sure = person[:, 2] >= joint_conf
         draw_pose(image, person[:, :2], sure, ~sure, skeleton, stroke(box))
     return image
@@ -125,9 +126,10 @@ def draw_sample(
 ) -> np.ndarray:                  # a painted copy of its image
     "The image with all that is labelled on it."
     image = np.ascontiguousarray(sample.image).copy()
-    for box, joints, crowd in zip(sample.boxes, sample.joints, sample.crowd):
+    names = [""] * len(sample.boxes) if sample.classes is None else [skeleton.classes[number] for number in sample.classes]
+    for box, joints, crowd, name in zip(sample.boxes, sample.joints, sample.crowd, names):
         if boxes:
-            draw_box(image, box, "crowd" if crowd else "", CROWD if crowd else BOX)
+            draw_box(image, box, "crowd" if crowd else name, CROWD if crowd else BOX)
         draw_pose(image, joints[:, :2], joints[:, 2] > 0, joints[:, 2] == 1, skeleton, stroke(box))
     return image
 

@@ -14,7 +14,7 @@ import numpy as np
 
 # %% auto #0
 __all__ = ['SIDES', 'HABITS', 'GUESSED_SIGMA', 'COCO17', 'CROWDPOSE14', 'ANIMALPOSE20', 'SKELETONS', 'split_words',
-           'infer_mirror_pairs', 'check_layout', 'check_skeleton', 'Skeleton', 'get_skeleton']
+           'infer_mirror_pairs', 'check_layout', 'check_skeleton', 'Skeleton', 'same_joints', 'get_skeleton']
 
 # %% ../../nbs/0_core/01_skeleton.ipynb #aa8b591c
 SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
@@ -74,6 +74,8 @@ def check_skeleton(
         raise ValueError(f"mirror pairs: a joint of {skeleton.mirror_pairs} has two partners")
     if len(skeleton.sigmas) != len(skeleton.joints) or not all(0 < s < np.inf for s in skeleton.sigmas):
         raise ValueError(f"{len(skeleton.joints)} joints need as many positive sigmas, not {skeleton.sigmas}")
+    if len(set(skeleton.classes)) < len(skeleton.classes) or not all(isinstance(name, str) and name for name in skeleton.classes):
+        raise ValueError(f"classes need names, and none of them twice: {skeleton.classes}")
     if skeleton.mirrorable not in (None, True, False):
         raise ValueError(f"mirrorable must be true, false or left out, not {skeleton.mirrorable!r}")
 
@@ -87,9 +89,9 @@ class Skeleton:
     mirror_pairs: tuple[tuple[int, int], ...]    # joints that trade places in a horizontal flip
     sigmas: tuple[float, ...]                    # K tolerances, as a share of the square root of the area
     mirrorable: bool | None = None               # whether it may be learnt from a mirror; None: if there are mirror pairs
+    classes: tuple[str, ...] = ()                # names of the classes that share these joints; fewer than two: nothing to tell apart
 
-    def __post_init__(self):
-        check_skeleton(self)
+    def __post_init__(self): check_skeleton(self)
 
     @property
     def num_joints(self) -> int:
@@ -97,12 +99,15 @@ class Skeleton:
         return len(self.joints)
 
     @property
+    def num_classes(self) -> int:
+        "C, the number of classes to tell apart; 0 where all are alike."
+        return len(self.classes) if len(self.classes) > 1 else 0
+
+    @property
     def mirror(self) -> tuple[int, ...]:
         "For each of the K places, the joint that takes it when left and right swap."
-        order = list(range(len(self.joints)))
-        for a, b in self.mirror_pairs:
-            order[a], order[b] = b, a
-        return tuple(order)
+        partner = {k: other for a, b in self.mirror_pairs for k, other in ((a, b), (b, a))}
+        return tuple(partner.get(k, k) for k in range(len(self.joints)))
 
     @property
     def flips(self) -> bool:
@@ -117,16 +122,26 @@ class Skeleton:
 
     def to_dict(self) -> dict:
         "The skeleton as plain values, for a checkpoint."
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "classes" or value}
 
     @classmethod
-    def from_names(cls, names: Sequence[str], links: Iterable = (), mirror_pairs: Iterable | None = None,
-                   sigmas: Sequence[float] | None = None, name: str = "custom", mirrorable: bool | None = None) -> Skeleton:
+    def from_names(cls, names: Sequence[str], links: Iterable = (), mirror_pairs: Iterable | None = None, sigmas: Sequence[float] | None = None,
+                   name: str = "custom", mirrorable: bool | None = None, classes: Sequence[str] = ()) -> Skeleton:
         "A skeleton of your own. Mirror pairs come from the names and sigmas are guessed where none are given."
         names = tuple(str(joint) for joint in names)
         pairs = infer_mirror_pairs(names) if mirror_pairs is None else check_layout(names, mirror_pairs, "mirror pairs")
         sigmas = (GUESSED_SIGMA,) * len(names) if sigmas is None else tuple(float(sigma) for sigma in sigmas)
-        return cls(str(name), names, check_layout(names, links, "links"), pairs, sigmas, mirrorable)
+        return cls(str(name), names, check_layout(names, links, "links"), pairs, sigmas, mirrorable, tuple(classes))
+
+# %% ../../nbs/0_core/01_skeleton.ipynb #c3ecbbc1
+def same_joints(
+    old: Skeleton,   # K joints
+    new: Skeleton,   # M joints
+) -> list[int | None]:  # M: which joint of the old skeleton each of the new ones is; None: none of them
+    "Joints of the same name; where two of a skeleton read alike, none."
+    def plain(skeleton): return [tuple({"l": "left", "r": "right"}.get(word, word) for word in split_words(joint)) for joint in skeleton.joints]
+    have, want = plain(old), plain(new)
+    return [have.index(name) if have.count(name) == want.count(name) == 1 else None for name in want]
 
 # %% ../../nbs/0_core/01_skeleton.ipynb #f2e027d5
 COCO17 = Skeleton.from_names(

@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['PoseSample', 'Targets', 'PoseBatch', 'RawPoses', 'DecodedPoses', 'LossParts', 'Poses']
+__all__ = ['PEOPLE', 'PoseSample', 'Targets', 'PoseBatch', 'RawPoses', 'DecodedPoses', 'LossParts', 'Poses']
 
 # %% ../../nbs/0_core/00_structures.ipynb #30b88a58
+PEOPLE = ("boxes", "joints", "areas", "crowd", "classes")  # parts of a sample with a row for each person
+
+
 class PoseSample(NamedTuple):
     "One image and the people labelled in it (NumPy)."
     image: np.ndarray   # (H, W, 3) uint8, BGR
@@ -25,6 +28,7 @@ class PoseSample(NamedTuple):
     crowd: np.ndarray   # (P,) bool, True where the box holds a crowd
     image_id: int = 0   # the id that the label file gives the image
     path: str = ""      # where the image came from
+    classes: np.ndarray | None = None  # (P,) int64, number of each person's class; None where there is only one
 
     @classmethod
     def empty(
@@ -39,12 +43,16 @@ class PoseSample(NamedTuple):
         return cls(image, people((0, 4), kind), people((0, num_joints, 3), kind), people(0, kind), people(0, bool),
                    image_id, path)
 
+    def keep(self, rows: np.ndarray) -> PoseSample:
+        "The sample with some of its people, in the order of `rows` (indices, or bool)."
+        return self._replace(**{name: getattr(self, name)[rows] for name in PEOPLE if getattr(self, name) is not None})
+
 # %% ../../nbs/0_core/00_structures.ipynb #ea5adb35
 class Targets(NamedTuple):
     "All people of a batch in one flat list; N people in B images (torch)."
     boxes: Tensor   # (N, 5) float32, image index, then xyxy in input px
     joints: Tensor  # (N, K, 4) float32, image index, then x, y in input px and visibility
-    crowd: Tensor   # (N, 2) float32, image index, then 1 for a crowd and 0 for a person
+    crowd: Tensor   # (N, 2) float32, image index, then 1 for a crowd and 0 for a person; of several classes (N, 3), the class behind
 
     def to(self, device, non_blocking: bool = False) -> Targets:
         "The same targets on another device."
@@ -62,7 +70,7 @@ class PoseBatch(NamedTuple):
 # %% ../../nbs/0_core/00_structures.ipynb #5edea376
 class RawPoses(NamedTuple):
     "What the network computes, before sigmoid and softmax (torch, float32)."
-    cls_logits: Tensor    # (B, A, 1) is somebody here?
+    cls_logits: Tensor    # (B, A, 1) is somebody here? Of C classes (B, A, 1 + C), behind it: of which?
     box_bins: Tensor      # (B, A, 4*T) scores of side lengths: left, top, right, bottom, T bins each
     joints: Tensor        # (B, A, K, 2) x and y, input px
     joint_logits: Tensor  # (B, A, K) is this joint labelled, that is: can it be told?
@@ -73,7 +81,7 @@ class RawPoses(NamedTuple):
 class DecodedPoses(NamedTuple):
     "One candidate person per anchor (torch, float32)."
     boxes: Tensor         # (B, A, 4) xyxy, input px
-    scores: Tensor        # (B, A) 0..1
+    scores: Tensor        # (B, A) 0..1; of C classes (B, A, 1 + C), that somebody is here, then the chance of each class
     joints: Tensor        # (B, A, K, 2) x and y, input px
     joint_scores: Tensor  # (B, A, K) 0..1
 
@@ -99,7 +107,12 @@ class Poses(NamedTuple):
     bboxes_xyxy: np.ndarray | Tensor  # (N, 4) corners, px
     poses: np.ndarray | Tensor        # (N, K, 3) x and y in px, joint score 0..1
     scores: np.ndarray | Tensor       # (N,) person score 0..1
+    classes: np.ndarray | Tensor | None = None  # (N,) int64, number of each person's class; None where there is only one
 
     def numpy(self) -> Poses:
         "The same poses as NumPy arrays."
-        return Poses(*(part if isinstance(part, np.ndarray) else part.detach().cpu().numpy() for part in self))
+        return Poses(*(part if part is None or isinstance(part, np.ndarray) else part.detach().cpu().numpy() for part in self))
+
+    def keep(self, rows: np.ndarray | Tensor) -> Poses:
+        "Some of the people, in the order of `rows` (indices, or bool)."
+        return Poses(*(None if part is None else part[rows] for part in self))

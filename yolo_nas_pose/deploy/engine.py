@@ -26,7 +26,7 @@ __all__ = ['FORMAT', 'DEPTHS', 'KEYS', 'PROVIDERS', 'ENGINES', 'ModelFileError',
            'open_file']
 
 # %% ../../nbs/6_deploy/67_engine.ipynb #cb8b06e9
-FORMAT = 1  # of the description; grows when a reader must know
+FORMAT = 2  # newest description that is read: 2 are files of several classes, 1 all others; grows when a reader must know
 DEPTHS = ("raw", "decoded", "poses")
 
 
@@ -76,8 +76,8 @@ def to_text(
     description: Description,
 ) -> dict[str, str]:  # JSON text by key
     "A description as the metadata of a file."
-    values = asdict(description) | asdict(description.skeleton) | {
-        "skeleton": description.skeleton.name, "format": FORMAT, "scale": description.scale, "author": "yolo_nas_pose",
+    values = asdict(description) | description.skeleton.to_dict() | {
+        "skeleton": description.skeleton.name, "format": 2 if description.skeleton.num_classes else 1, "scale": description.scale, "author": "yolo_nas_pose",
         "num_joints": description.skeleton.num_joints, "units": "px of the input"}
     del values["name"]
     return {key: json.dumps(value) for key, value in values.items()}
@@ -95,14 +95,15 @@ def from_text(
         values = {key: json.loads(value) for key, value in text.items() if key in KEYS}
         if values["format"] > FORMAT:
             raise ModelFileError(f"{path}: description of format {values['format']}, this version reads up to {FORMAT}. Update yolo_nas_pose")
-        skeleton = get_skeleton({"name": values["skeleton"]} | {key: values[key] for key in ("joints", "links", "mirror_pairs", "sigmas")} | {"mirrorable": values.get("mirrorable")})
+        skeleton = get_skeleton({"name": values["skeleton"]} | {key: values[key] for key in ("joints", "links", "mirror_pairs", "sigmas")} | {
+            "mirrorable": values.get("mirrorable"), "classes": values.get("classes", ())})
         rest = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in Description.__dataclass_fields__}
         return Description(**rest | {"skeleton": skeleton})
     except (KeyError, TypeError, ValueError) as error:
         raise error if str(path) in str(error) else ModelFileError(f"{path}: its description is of no use ({type(error).__name__}: {error})") from error
 
 
-KEYS = {*Description.__dataclass_fields__, "format", "joints", "links", "mirror_pairs", "sigmas", "mirrorable"}
+KEYS = {*Description.__dataclass_fields__, "format", "joints", "links", "mirror_pairs", "sigmas", "mirrorable", "classes"}
 
 # %% ../../nbs/6_deploy/67_engine.ipynb #b71be30d
 def varint(

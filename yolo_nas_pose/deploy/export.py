@@ -106,7 +106,8 @@ def names_of(
     "What the tensors of a file are called."
     inputs = ["images", *(("conf", "iou") if description.depth == "poses" and description.conf is None else ())]
     outputs = {"raw": list(RAW_NAMES), "decoded": ["boxes", "scores", "joints", "joint_scores"]}.get(description.depth)
-    return inputs, outputs or (["people"] if description.layout == "flat" else ["count", "boxes", "scores", "joints"])
+    classes = ["classes"] if description.skeleton.num_classes else []
+    return inputs, outputs or (["people"] if description.layout == "flat" else ["count", "boxes", "scores", "joints", *classes])
 
 
 def write_graph(
@@ -197,8 +198,8 @@ def pack_weights(
 MEANINGS = {
     "images": "pixels, {0} first; 0..255, or 0..1 if float", "conf": "lowest person score, 0..1", "iou": "largest overlap, 0..1",
     "boxes": "left, top, right, bottom; input px", "scores": "person score, 0..1", "joint_scores": "joint score, 0..1",
-    "count": "people of each image", "people": "image, box (4), score, then x, y, score of each joint; input px"}
-PARTS = {"scores": "logits: person, then joints", "sides": "logits of side lengths 0..16 cells: left, top, right, bottom",
+    "count": "people of each image", "people": "image, box (4), score, x, y, score of each joint, class if several; input px", "classes": "number of the class"}
+PARTS = {"scores": "logits: person, joints, classes", "sides": "logits of side lengths 0..16 cells: left, top, right, bottom",
          "offsets": "x and y of joints from the corner of the cell, cells"}
 TYPES = {1: "float32", 2: "uint8", 7: "int64", 10: "float16"}  # of ONNX
 

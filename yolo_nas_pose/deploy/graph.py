@@ -44,7 +44,7 @@ class Pixels(nn.Module):
 def head_maps(
     model: nn.Module,        # with `backbone`, `neck` and `heads`
     images: Tensor,          # (B, 3, H, W) 0..1, BGR
-) -> list[tuple[Tensor, Tensor, Tensor]]:  # of each level: scores (B, 1+K, H, W), sides (B, 4*T, H, W), offsets (B, 2K, H, W) cells
+) -> list[tuple[Tensor, Tensor, Tensor]]:  # of each level: scores (B, 1+K+C, H, W), sides (B, 4*T, H, W), offsets (B, 2K, H, W) cells
     "What the three heads compute, before anything is moved or renamed."
     heads = model.heads
     return [head(x) for head, x in zip((heads.head1, heads.head2, heads.head3), model.neck(model.backbone(images)))]
@@ -105,16 +105,18 @@ def joined(
 
 
 def decode_rows(
-    scores: Tensor,   # (B, N, 1+K) logits
+    scores: Tensor,   # (B, N, 1+K+C) logits: person, joints, classes
     sides: Tensor,    # (B, N, 4*T)
     offsets: Tensor,  # (B, N, 2K) cells
     points: Tensor,   # (N, 2) or (B, N, 2) input px
     strides: Tensor,  # (N, 1) or (B, N, 1) input px
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # boxes (B, N, 4), scores (B, N), joints (B, N, K, 2), joint scores (B, N, K)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # boxes (B, N, 4), scores (B, N) or (B, N, 1+C), joints (B, N, K, 2), joint scores (B, N, K)
     "Candidates from their rows, in input px; the same numbers as `head.decode`."
     boxes = sides_to_boxes(points, decode_sides(sides, BINS) * strides)
-    chances = scores.sigmoid()
-    return boxes, chances[..., 0], joints_in_pixels(offsets, points, strides), chances[..., 1:]
+    last = 1 + offsets.shape[-1] // 2
+    chances, classes = scores[..., :last].sigmoid(), scores[..., last:]
+    person = torch.cat((chances[..., :1], classes.softmax(-1)), -1) if scores.shape[-1] > last else chances[..., 0]
+    return boxes, person, joints_in_pixels(offsets, points, strides), chances[..., 1:]
 
 # %% ../../nbs/6_deploy/69_graph.ipynb #a9c290cb
 class DecodedGraph(FromPixels):
@@ -123,7 +125,7 @@ class DecodedGraph(FromPixels):
     def rows(
         self,
         images: Tensor,          # (B, 3, H, W)
-    ) -> tuple[Tensor, ...]:     # scores (B, A, 1+K), sides (B, A, 4*T), offsets (B, A, 2K), points (A, 2), strides (A, 1)
+    ) -> tuple[Tensor, ...]:     # scores (B, A, 1+K+C), sides (B, A, 4*T), offsets (B, A, 2K), points (A, 2), strides (A, 1)
         "What `decode_rows` takes, of all anchors."
         levels = self.levels(images)
         grid = make_grid(tuple((level[0].shape[2], level[0].shape[3]) for level in levels), STRIDES, images.device)
@@ -178,7 +180,7 @@ class PeopleGraph(DecodedGraph):
         images: Tensor,              # (B, 3, H, W)
         conf: Tensor | None = None,  # (1,) lowest person score that counts
         iou: Tensor | None = None,   # (1,) largest overlap
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # count (B,) int64, boxes (B, P, 4), scores (B, P), joints (B, P, K, 3); 0 beyond the count
+    ) -> tuple[Tensor, ...]:  # count (B,) int64, boxes (B, P, 4), scores (B, P), joints (B, P, K, 3), of several classes (B, P) int64; 0 beyond the count
         "The people of each image, best first, input px."
         conf = torch.tensor([self.conf]) if conf is None else conf
         iou = torch.tensor([self.iou]) if iou is None else iou
@@ -187,12 +189,13 @@ class PeopleGraph(DecodedGraph):
         best = scores[..., 0].topk(self.pre_nms, dim=1).indices
         grid = [part.index_select(0, best.flatten()).unflatten(0, (-1, self.pre_nms)) for part in (points, strides)]
         boxes, chances, joints, joint_chances = decode_rows(*(pick(part, best, image) for part in (scores, sides, offsets)), *grid)
+        chances, classes = (chances[..., 0], [chances[..., 1:].argmax(-1)]) if chances.ndim == 3 else (chances, [])
         kept = survivors(boxes, iou, self.post_nms) * (chances >= conf)
         key, place = (kept * torch.arange(self.pre_nms, 0, -1, dtype=torch.float32)).topk(self.post_nms, dim=1)
         filled = (key > 0).float()
         poses = torch.cat((joints, joint_chances[..., None]), -1)
         return ((key > 0).sum(1), pick(boxes, place, image) * filled[..., None], pick(chances, place, image) * filled,
-                pick(poses, place, image) * filled[..., None, None])
+                pick(poses, place, image) * filled[..., None, None], *(pick(part, place, image) * (key > 0).long() for part in classes))
 
 # %% ../../nbs/6_deploy/69_graph.ipynb #e3b73602
 class FlatGraph(PeopleGraph):
@@ -203,10 +206,10 @@ class FlatGraph(PeopleGraph):
         images: Tensor,              # (B, 3, H, W)
         conf: Tensor | None = None,  # (1,) lowest person score that counts
         iou: Tensor | None = None,   # (1,) largest overlap
-    ) -> Tensor:                     # (N, 6+3K): number of the image, box, score, then x, y and score of each joint; input px
+    ) -> Tensor:                     # (N, 6+3K) or (N, 7+3K): number of the image, box, score, then x, y and score of each joint, of several classes the class; input px
         "The people of all images, those of an image best first."
-        count, boxes, scores, joints = super().forward(images, conf, iou)
+        count, boxes, scores, joints, *classes = super().forward(images, conf, iou)
         image = torch.arange(images.shape[0], dtype=torch.float32)[:, None, None].expand(-1, self.post_nms, 1)
-        table = torch.cat((image, boxes, scores[..., None], joints.flatten(2)), 2).flatten(0, 1)
+        table = torch.cat((image, boxes, scores[..., None], joints.flatten(2), *(part[..., None].float() for part in classes)), 2).flatten(0, 1)
         filled = torch.arange(self.post_nms)[None] < count[:, None]
         return table[filled.flatten()]

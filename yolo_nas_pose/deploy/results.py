@@ -36,6 +36,12 @@ class Person:
     joints: np.ndarray  # (K, 3) x and y in px, joint score 0..1
     score: float        # 0..1
     skeleton: Skeleton = field(repr=False)  # what the joints mean
+    number: int = 0     # of the class
+
+    @property
+    def label(self) -> str:
+        "The name of the class; empty where there is only one without a name."
+        return self.skeleton.classes[self.number] if self.skeleton.classes else ""
 
     def joint(self, name: str) -> np.ndarray:
         "(3,) x and y in px and score of one joint. Raises ValueError for an unknown name."
@@ -61,19 +67,18 @@ def show_predictions(
 class ImagePrediction:
     "A picture and the people found in it, best first. Iterating gives each as a `Person`."
     image: np.ndarray     # (H, W, 3) uint8, BGR
-    prediction: Poses     # bboxes_xyxy (N, 4), poses (N, K, 3), scores (N,), px of the image
+    prediction: Poses     # bboxes_xyxy (N, 4), poses (N, K, 3), scores (N,), classes (N,) or None; px of the image
     skeleton: Skeleton    # what the joints mean
     name: str             # path, address, or a number
 
     @property
-    def size(self) -> tuple[int, int]:
-        "(height, width), px."
-        return self.image.shape[:2]
+    def size(self) -> tuple[int, int]: return self.image.shape[:2]  # (height, width), px
 
     def __len__(self) -> int: return len(self.prediction.scores)
 
     def __iter__(self) -> Iterator[Person]:
-        return (Person(box, joints, float(score), self.skeleton) for box, joints, score in zip(*self.prediction))
+        *parts, classes = self.prediction
+        return (Person(box, joints, float(score), self.skeleton, 0 if classes is None else int(classes[n])) for n, (box, joints, score) in enumerate(zip(*parts)))
 
     def __repr__(self) -> str: return f"ImagePrediction({self.name}: {len(self)} people)"
 
@@ -94,8 +99,8 @@ class ImagePrediction:
         return write_picture(path, self.draw(), self.name)
 
     def to_dict(self) -> dict:
-        "Plain values: name, height, width, and for each person score, box (xyxy) and joints by name."
-        people = [{"score": person.score, "box": person.box.tolist(),
+        "Plain values: name, height, width, and for each person score, box (xyxy), joints by name, and class where there are several."
+        people = [({"class": person.label} if self.skeleton.num_classes else {}) | {"score": person.score, "box": person.box.tolist(),
                    "joints": dict(zip(self.skeleton.joints, person.joints.tolist()))} for person in self]
         return {"name": self.name, "height": self.size[0], "width": self.size[1], "people": people}
 
@@ -103,7 +108,7 @@ class ImagePrediction:
 def coco_results(
     predictions: Sequence[ImagePrediction],
     image_ids: Sequence[int] | Mapping[str, int] | None,  # in order, or by file name; None: 0, 1, 2...
-    category_id: int,                                     # of people in the label file
+    category_ids: int | Sequence[int] | None,             # as in the label file: of all, or of each class; None: counted from 1
 ) -> list[dict]:
     "One dictionary per person, as COCO wants results. Raises ValueError for ids that do not fit."
     if isinstance(image_ids, Mapping):
@@ -116,7 +121,8 @@ def coco_results(
     if len(ids) != len(predictions):
         raise ValueError(f"{len(ids)} image ids for {len(predictions)} pictures. Were some skipped (see .errors)? "
                          f"Then give a dict from file names to ids")
-    return [{"image_id": int(number), "category_id": category_id, "score": person.score,
+    def category(person): return category_ids[person.number] if isinstance(category_ids, Sequence) else person.number + 1 if category_ids is None else category_ids
+    return [{"image_id": int(number), "category_id": category(person), "score": person.score,
              "bbox": [*person.box[:2].tolist(), *(person.box[2:] - person.box[:2]).tolist()],
              "keypoints": person.joints.ravel().tolist()} for number, each in zip(ids, predictions) for person in each]
 
@@ -129,11 +135,12 @@ def data_frame(
         import pandas
     except ImportError as error:
         raise ImportError("to_dataframe needs pandas: pip install pandas") from error
-    rows = [(each.name, n, person.score, joint, *values) for each in predictions for n, person in enumerate(each)
+    rows = [(each.name, n, person.score, joint, *values, person.label) for each in predictions for n, person in enumerate(each)
             for joint, values in zip(each.skeleton.joints, person.joints.tolist())]
-    return pandas.DataFrame(rows, columns=["image", "person", "score", "joint", "x", "y", "joint_score"])
+    table = pandas.DataFrame(rows, columns=["image", "person", "score", "joint", "x", "y", "joint_score", "class"])
+    return table if any(each.skeleton.num_classes for each in predictions) else table.drop(columns="class")
 
-
+# %% ../../nbs/6_deploy/61_results.ipynb #28a97ce2
 def key_points(
     each: ImagePrediction,
 ) -> Any:  # supervision.KeyPoints
@@ -142,11 +149,11 @@ def key_points(
         import supervision
     except ImportError as error:
         raise ImportError("to_supervision needs supervision: pip install supervision") from error
-    _, poses, scores = each.prediction
+    _, poses, scores, classes = each.prediction
     fields = supervision.KeyPoints.__dataclass_fields__
     values = {"keypoint_confidence": poses[..., 2], "detection_confidence": scores} if "keypoint_confidence" in fields else {
         "confidence": poses[..., 2]}
-    return supervision.KeyPoints(xy=poses[..., :2], class_id=np.zeros(len(scores), int), **values)
+    return supervision.KeyPoints(xy=poses[..., :2], class_id=np.zeros(len(scores), int) if classes is None else classes, **values)
 
 # %% ../../nbs/6_deploy/61_results.ipynb #6349317b
 class Skipped(NamedTuple):
@@ -187,8 +194,9 @@ class PosePredictions(Sequence):
             stems = [f"{n}_{stem}" for n, stem in enumerate(stems)]
         return [each.save(folder / f"{stem}.jpg") for stem, each in zip(stems, self)]
 
-    def to_coco(self, image_ids: Sequence[int] | Mapping[str, int] | None = None, category_id: int = 1) -> list[dict]:
-        "COCO results, one dictionary per person; ids in order, by file name, or counted from 0."
+    def to_coco(self, image_ids: Sequence[int] | Mapping[str, int] | None = None,
+                category_id: int | Sequence[int] | None = None) -> list[dict]:
+        "COCO results, one dictionary per person; ids in order, by file name, or counted from 0; categories of all or of each class, or counted from 1."
         return coco_results(self, image_ids, category_id)
 
     def to_dataframe(self) -> Any:  # pandas.DataFrame

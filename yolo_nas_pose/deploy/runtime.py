@@ -23,8 +23,8 @@ from .results import ImagePrediction, PosePredictions, PoseStream, coco_results,
 from ..metric.average_precision import evaluate_coco
 
 # %% auto #0
-__all__ = ['sigmoid', 'best_first', 'rows_of', 'decode_maps', 'nms', 'best_candidates', 'people_in', 'Ahead', 'OnnxPose',
-           'check_outputs', 'settle', 'predict_file', 'evaluate_file']
+__all__ = ['sigmoid', 'best_first', 'rows_of', 'decode_maps', 'nms', 'best_candidates', 'filled_rows', 'people_in', 'Ahead',
+           'OnnxPose', 'check_outputs', 'settle', 'predict_file', 'evaluate_file']
 
 # %% ../../nbs/6_deploy/72_runtime.ipynb #6a05de12
 def sigmoid(
@@ -64,7 +64,7 @@ def decode_maps(
     description: Description,
     conf: float,                        # lowest person score
     most: int,                          # candidates
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # boxes (N, 4), scores (N,), joints (N, K, 3); best first, input px
+) -> Poses:                            # best first, input px
     "The best candidates of an image, from the maps of the heads."
     parts = [[outputs[f"{part}_{stride}"][image] for stride in description.strides] for part in ("scores", "sides", "offsets")]
     person = np.concatenate([level[0].ravel() for level in parts[0]])
@@ -82,8 +82,9 @@ def decode_maps(
     centre = corner + stride / 2
     boxes = np.concatenate([centre - lengths[:, :2], centre + lengths[:, 2:]], 1)
     joints = offsets.reshape(len(place), offsets.shape[1] // 2, 2) * stride[:, None] + corner[:, None]
-    chances = sigmoid(scores)
-    return boxes, chances[:, 0], np.concatenate([joints, chances[:, 1:, None]], -1)
+    last = 1 + joints.shape[1]
+    chances, classes = sigmoid(scores[:, :last]), scores[:, last:]
+    return Poses(boxes, np.concatenate([joints, chances[:, 1:, None]], -1), chances[:, 0], classes.argmax(1) if classes.shape[1] else None)
 
 # %% ../../nbs/6_deploy/72_runtime.ipynb #2619508a
 def nms(
@@ -106,16 +107,32 @@ def nms(
 
 # %% ../../nbs/6_deploy/72_runtime.ipynb #3aefae04
 def best_candidates(
-    outputs: Mapping[str, np.ndarray],  # of a decoded file: boxes (B, A, 4), scores (B, A), joints (B, A, K, 2), joint_scores (B, A, K)
+    outputs: Mapping[str, np.ndarray],  # of a decoded file: boxes (B, A, 4), scores (B, A) or (B, A, 1+C), joints (B, A, K, 2), joint_scores (B, A, K)
     image: int,                         # which one
     conf: float,                        # lowest person score
     most: int,                          # candidates
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # boxes (N, 4), scores (N,), joints (N, K, 3); best first, input px
+) -> Poses:                            # best first, input px
     "The best candidates of an image, from all of them."
-    place = best_first(outputs["scores"][image], most)
-    place = place[outputs["scores"][image][place] >= conf]
-    boxes, scores, joints, chances = (outputs[name][image][place] for name in ("boxes", "scores", "joints", "joint_scores"))
-    return boxes, scores, np.concatenate([joints, chances[..., None]], -1)
+    person = outputs["scores"][image] if outputs["scores"].ndim == 2 else outputs["scores"][image, :, 0]
+    place = best_first(person, most)
+    place = place[person[place] >= conf]
+    boxes, joints, chances = (outputs[name][image][place] for name in ("boxes", "joints", "joint_scores"))
+    classes = outputs["scores"][image, place, 1:].argmax(1) if outputs["scores"].ndim == 3 else None
+    return Poses(boxes, np.concatenate([joints, chances[..., None]], -1), person[place], classes)
+
+
+def filled_rows(
+    outputs: Mapping[str, np.ndarray],  # of a file of poses, in either layout
+    image: int,                         # which one
+    description: Description,
+) -> Poses:                             # input px, best first
+    "The people that a file has found."
+    names, joints = ["boxes", "joints", "scores", *(["classes"] if description.skeleton.num_classes else [])], description.skeleton.num_joints
+    if description.layout == "batch":
+        return Poses(*(outputs[name][image, :int(outputs["count"][image])] for name in names))
+    rows = outputs["people"][outputs["people"][:, 0] == image]
+    last = 6 + 3 * joints
+    return Poses(rows[:, 1:5], rows[:, 6:last].reshape(len(rows), joints, 3), rows[:, 5], rows[:, last].astype(np.int64) if len(names) == 4 else None)
 
 
 def people_in(
@@ -129,21 +146,13 @@ def people_in(
 ) -> Poses:                             # NumPy, input px, best first
     "The people of one image, from the outputs of a file of any depth."
     if description.depth == "poses":
-        if description.layout == "flat":
-            rows = outputs["people"][outputs["people"][:, 0] == image]
-            boxes, scores, joints = rows[:, 1:5], rows[:, 5], rows[:, 6:].reshape(len(rows), description.skeleton.num_joints, 3)
-        else:
-            boxes, scores, joints = (outputs[name][image, :int(outputs["count"][image])] for name in ("boxes", "scores", "joints"))
-        keep = np.flatnonzero(scores >= conf)[:post_nms]
-        return Poses(boxes[keep], joints[keep], scores[keep])
-    if description.depth == "raw":
-        boxes, scores, joints = decode_maps(outputs, image, description, conf, pre_nms)
-    else:
-        boxes, scores, joints = best_candidates(outputs, image, conf, pre_nms)
-    if not np.isfinite(boxes).all() or not np.isfinite(joints).all():
+        found = filled_rows(outputs, image, description)
+        return found.keep(np.flatnonzero(found.scores >= conf)[:post_nms])
+    likely = decode_maps if description.depth == "raw" else best_candidates
+    found = likely(outputs, image, *([description] if description.depth == "raw" else []), conf, pre_nms)
+    if not np.isfinite(found.bboxes_xyxy).all() or not np.isfinite(found.poses).all():
         raise ValueError("the file answers with numbers that are not finite: half precision may be too narrow for this model")
-    kept = nms(boxes, iou, post_nms)
-    return Poses(boxes[kept], joints[kept], scores[kept])
+    return found.keep(nms(found.bboxes_xyxy, iou, post_nms))
 
 # %% ../../nbs/6_deploy/72_runtime.ipynb #af323d2c
 class Ahead(Iterator):
@@ -238,8 +247,7 @@ class OnnxPose:
         batch, maps = self.prepare(images, self.description.image_size if size is None else size)
         outputs = self.run(batch, conf, iou)
         found = [people_in(outputs, n, self.description, conf, iou, pre_nms, post_nms) for n in range(len(maps))]
-        return [Poses(apply_boxes(back, boxes), apply_joints(back, joints), scores)
-                for back, (boxes, joints, scores) in zip(map(invert, maps), found)]
+        return [each._replace(bboxes_xyxy=apply_boxes(back, each.bboxes_xyxy), poses=apply_joints(back, each.poses)) for back, each in zip(map(invert, maps), found)]
 
     def predict(self, source: Any, **options: Any) -> PosePredictions | PoseStream:
         "The people in each picture of a source: see `predict_file`."
@@ -252,10 +260,10 @@ def check_outputs(
     description: Description,
 ) -> None:
     "Raises ModelFileError if a file has other tensors than it says."
-    joints, strides = description.skeleton.num_joints, description.strides
-    wanted = {"raw": {f"scores_{stride}": (1, 1 + joints) for stride in strides} | {f"offsets_{stride}": (1, 2 * joints) for stride in strides},
+    joints, classes, strides = description.skeleton.num_joints, description.skeleton.num_classes, description.strides
+    wanted = {"raw": {f"scores_{stride}": (1, 1 + joints + classes) for stride in strides} | {f"offsets_{stride}": (1, 2 * joints) for stride in strides},
               "decoded": {"joints": (2, joints), "joint_scores": (2, joints)},
-              "poses": {"people": (1, 6 + 3 * joints)} if description.layout == "flat" else {"joints": (2, joints)}}[description.depth]
+              "poses": {"people": (1, 6 + 3 * joints + bool(classes))} if description.layout == "flat" else {"joints": (2, joints)}}[description.depth]
     for name, (axis, number) in wanted.items():
         if name not in outputs:
             raise ModelFileError(f"{path}: it says that it gives {name!r}, but it gives {', '.join(outputs)}. Export it again")
@@ -331,12 +339,12 @@ def evaluate_file(
         raise ModelFileError(f"{pose.path}: its joints are those of {pose.skeleton.name}, the labels have those of {dataset.skeleton.name}")
     conf, iou, size, batch, pre, post = settle(pose.description, conf, iou, image_size, batch_size, 300, 100)
     truth, results = dataset.ground_truth(), []
-    category = truth["categories"][0]["id"]
+    categories = [category["id"] for category in truth["categories"]]
     for first in range(0, len(dataset), batch):
         samples = [dataset[n] for n in range(first, min(first + batch, len(dataset)))]
         found = pose.find([sample.image for sample in samples], conf, iou, size, pre, max(max_dets, 30))
         results += coco_results([ImagePrediction(sample.image, poses, pose.skeleton, "") for sample, poses in zip(samples, found)],
-                                [sample.image_id for sample in samples], category)
+                                [sample.image_id for sample in samples], categories if len(categories) > 1 else categories[0])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*sigma.*")
         return evaluate_coco(truth, results, sigmas=dataset.skeleton.sigmas, max_dets=max_dets, engine="ours", per_joint=per_joint) | {"results": results}

@@ -78,9 +78,8 @@ def find_people(
         from yolo_nas_pose.model.postprocess import postprocess
         return [poses.numpy() for poses in postprocess(DecodedPoses(*map(runner.torch.from_numpy, parts.values())), conf, iou, pre, post)]
     for n in range(runner.shape[0]):
-        boxes, scores, joints = best_candidates(parts, n, conf, pre)
-        kept = nms(boxes, iou, post)
-        found.append(Poses(boxes[kept], joints[kept], scores[kept]))
+        likely = best_candidates(parts, n, conf, pre)
+        found.append(likely.keep(nms(likely.bboxes_xyxy, iou, post)))
     return found
 
 # %% ../../nbs/6_deploy/76_stages.ipynb #118d3130
@@ -104,6 +103,6 @@ def pass_through(
     marks.append(time.perf_counter())
     people = find_people(runner, outputs)
     if people is not None:
-        people = [Poses(apply_boxes(back, boxes), apply_joints(back, joints), scores) for back, (boxes, joints, scores) in zip(map(invert, maps), people)]
+        people = [each._replace(bboxes_xyxy=apply_boxes(back, each.bboxes_xyxy), poses=apply_joints(back, each.poses)) for back, each in zip(map(invert, maps), people)]
     marks.append(time.perf_counter())
     return [1e3 * (b - a) for a, b in zip(marks, marks[1:])], people

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..core.affine import letterbox
 from ..core.geometry import box_iou
-from ..core.structures import DecodedPoses
+from ..core.structures import DecodedPoses, Poses
 from ..core.toy import toy_scene
 from .engine import Description, ModelFileError, open_file
 from .rounding import Quantizer
@@ -25,8 +25,8 @@ from ..model.postprocess import postprocess
 
 # %% auto #0
 __all__ = ['ROOM', 'NOISE', 'SCENES', 'LEAST', 'SHARE', 'DRIFT', 'OTHERS', 'example', 'far_apart', 'as_rows', 'wrong_people',
-           'people_of', 'unrounded', 'levels', 'beyond_noise', 'difference', 'compare_people', 'inputs_of',
-           'check_people', 'check_file', 'same_answers', 'write_checked']
+           'people_of', 'wrong_classes', 'unrounded', 'levels', 'beyond_noise', 'difference', 'compare_people',
+           'persons', 'inputs_of', 'check_people', 'check_file', 'same_answers', 'write_checked']
 
 # %% ../../nbs/6_deploy/70_verify.ipynb #9700da34
 def example(
@@ -90,15 +90,31 @@ def wrong_people(
 def people_of(
     outputs: Mapping[str, np.ndarray],  # of a file or a graph of poses
     image: int,                         # which one
-) -> list[np.ndarray]:                  # boxes (N, 4), scores (N,), joints (N, K, 3)
+    joints: int,                        # K
+) -> Poses:                             # NumPy
     "The people of one image, in either layout."
     if "people" in outputs:
-        rows = outputs["people"][outputs["people"][:, 0] == image]
-        return [rows[:, 1:5], rows[:, 5], rows[:, 6:].reshape(len(rows), (rows.shape[1] - 6) // 3, 3)]
-    count = int(outputs["count"][image])
-    if any(outputs[name][image, count:].any() for name in ("boxes", "scores", "joints")):
+        rows, last = outputs["people"][outputs["people"][:, 0] == image], 6 + 3 * joints
+        return Poses(rows[:, 1:5], rows[:, 6:last].reshape(len(rows), joints, 3), rows[:, 5], rows[:, last] if rows.shape[1] > last else None)
+    count, names = int(outputs["count"][image]), [name for name in ("boxes", "joints", "scores", "classes") if name in outputs]
+    if any(outputs[name][image, count:].any() for name in names):
         raise ModelFileError("rows behind the last person are not empty")
-    return [outputs[name][image, :count] for name in ("boxes", "scores", "joints")]
+    return Poses(*(outputs[name][image, :count] for name in names))
+
+
+def wrong_classes(
+    got: Poses,              # of one image
+    rows: np.ndarray,        # (A, D) all candidates of torch, see `as_rows`
+    mine: np.ndarray,        # (N, D) the people
+    chances: np.ndarray,     # (A, C) of each class
+    room: float,             # of chances
+) -> str:                    # what is wrong; empty if nothing is
+    "Whether everybody is of the likeliest class of the candidate that they are."
+    for row, number in zip(mine, got.classes.astype(int)):
+        own = chances[np.abs(rows - row).max(1).argmin()]
+        if own[number] < own.max() - room:
+            return f"somebody is of class {number}, where torch says {own.argmax()}"
+    return ""
 
 # %% ../../nbs/6_deploy/70_verify.ipynb #b4bfa295
 def unrounded(
@@ -186,15 +202,25 @@ def compare_people(
     "What a file gets wrong about people."
     boxes, scores, joints, chances = candidates
     right = postprocess(DecodedPoses(*map(torch.from_numpy, candidates)), conf, iou, description.pre_nms, description.post_nms)
-    poses, room = np.concatenate([joints, chances[..., None]], -1), ROOM["fp16" if description.precision == "fp16" else "fp32"]
+    poses, (pixels, score) = np.concatenate([joints, chances[..., None]], -1), ROOM["fp16" if description.precision == "fp16" else "fp32"]
     for n, wanted in enumerate(each.numpy() for each in right):
-        known = (boxes[n], scores[n], poses[n])
-        text = wrong_people(people_of(got, n), (wanted.bboxes_xyxy, wanted.scores, wanted.poses), known, conf, iou, description.post_nms, room)
+        found, known = people_of(got, n, joints.shape[2]), (boxes[n], persons(scores)[n], poses[n])
+        mine = (found.bboxes_xyxy, found.scores, found.poses)
+        text = wrong_people(mine, (wanted.bboxes_xyxy, wanted.scores, wanted.poses), known, conf, iou, description.post_nms, (pixels, score))
+        if not text and scores.ndim == 3:
+            text = wrong_classes(found, as_rows(*known, pixels / score), as_rows(*mine, pixels / score), scores[n, :, 1:], 2 * score)
         if text:
             return f"image {n}: {text}", 0
     return "", sum(len(each.scores) for each in right)
 
 # %% ../../nbs/6_deploy/70_verify.ipynb #e05ddc94
+def persons(
+    scores: np.ndarray,  # (B, A), or (B, A, 1+C) with classes behind
+) -> np.ndarray:         # (B, A)
+    "Scores without classes."
+    return scores if scores.ndim == 2 else scores[..., 0]
+
+
 def inputs_of(
     description: Description,  # of a file of poses
     scores: np.ndarray,        # (B, A) of all candidates
@@ -214,7 +240,7 @@ def check_people(
 ) -> tuple[str, int]:          # what is wrong; people that were compared
     "Asks for the people of each batch."
     candidates, seen = everybody(images), 0
-    conf, iou = inputs_of(description, candidates[1])
+    conf, iou = inputs_of(description, persons(candidates[1]))
     extra = {name: np.array([value], np.float32) for name, value in (("conf", conf), ("iou", iou)) if name in opened.inputs}
     for first in range(0, len(images), batch):
         part = slice(first, first + batch)

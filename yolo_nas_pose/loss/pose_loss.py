@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ..core.geometry import boxes_to_sides, ciou_loss, giou_loss, oks, oks_area, sides_to_boxes
 from ..core.structures import LossParts, RawPoses, Targets
@@ -18,7 +18,8 @@ from .assigner import Assignment, anybody, assign, centres_inside, pairs
 
 # %% auto #0
 __all__ = ['focal_loss', 'expected_sides', 'dfl_loss', 'decode_boxes', 'assign_raw', 'claimed', 'box_losses', 'cauchy_loss',
-           'joint_losses', 'processes', 'normaliser', 'loss_terms', 'check_shapes', 'check_kinds', 'PoseLoss']
+           'joint_losses', 'class_loss', 'processes', 'normaliser', 'loss_terms', 'check_shapes', 'check_kinds',
+           'PoseLoss']
 
 # %% ../../nbs/3_loss/41_pose_loss.ipynb #18ef3204
 def focal_loss(
@@ -136,6 +137,18 @@ def joint_losses(
     gamma, alpha = (2., .25) if pose_cls_loss == "focal" else (0., None)
     return focal_loss(logits, seen, gamma, alpha).mean(-1), place
 
+# %% ../../nbs/3_loss/41_pose_loss.ipynb #62bf94c5
+def class_loss(
+    raw: RawPoses,      # what the network said; of one class there is nothing to say
+    targets: Targets,   # what is labelled
+    found: Assignment,  # who answers for whom
+) -> Tensor:            # (M,) cross-entropy; 0 for a single class
+    "Which class it is, of all M claims."
+    logits = claimed(raw.cls_logits, found.places)[:, 1:]
+    if not logits.shape[1]:
+        return found.scores.new_zeros(found.scores.shape)
+    return cross_entropy(logits, targets.crowd[found.owners, 2].long(), reduction="none")
+
 # %% ../../nbs/3_loss/41_pose_loss.ipynb #2c733a3e
 def processes(
     average_over_ranks: bool,  # False: each for itself
@@ -167,6 +180,7 @@ def loss_terms(
     pose_reg_loss: str,           # oks or cauchy
     rescale_pose_by_score: bool,  # False: plain mean of the joint losses over the positives
     average_over_ranks: bool,     # True: one divisor for all processes
+    class_weight: float,          # of the class beside the person score, in `cls`
     divisor: Tensor | None = None,  # in place of the own sum of target scores, held at 1 or more
 ) -> list[Tensor]:                # six scalars: cls, iou, dfl, pose_cls, pose_reg, sum of the target scores
     "The parts of the loss before their weights."
@@ -179,7 +193,8 @@ def loss_terms(
     pose_weight = weight if rescale_pose_by_score else found.positive / normaliser(found.positive, world) * (own / scale)
     overlap, sides = box_losses(raw, targets, found, iou_loss)
     confidence, position = joint_losses(raw, targets, found, sigmas, pose_cls_loss, pose_reg_loss)
-    return [(score * found.counted).sum() / scale, (overlap * weight).sum(), (sides * weight).sum(),
+    kind = class_weight * (class_loss(raw, targets, found) * weight).sum()
+    return [(score * found.counted).sum() / scale + kind, (overlap * weight).sum(), (sides * weight).sum(),
             (confidence * pose_weight).sum(), (position * pose_weight).sum(), total]
 
 # %% ../../nbs/3_loss/41_pose_loss.ipynb #fe6db69d
@@ -194,6 +209,8 @@ def check_shapes(
         raise ValueError(f"the network has {said} joints, but there are {num_joints} sigmas")
     if labelled != num_joints:
         raise ValueError(f"the labels have {labelled} joints, but there are {num_joints} sigmas")
+    if raw.cls_logits.shape[2] > 1 and targets.crowd.shape[1] < 3:
+        raise ValueError(f"the network tells {raw.cls_logits.shape[2] - 1} classes apart, but the labels name none")
     rows = {name: len(part) for name, part in zip(targets._fields, targets)}
     if len(set(rows.values())) > 1:
         raise ValueError(f"the targets speak of different numbers of people: {rows}")
@@ -239,13 +256,13 @@ class PoseLoss(nn.Module):
         average_over_ranks: bool = False,    # True: one divisor for all processes
         ignore_unlabelled: bool = False,     # True: crowds and people without joints are not background
         claimants_only: bool = False,        # True: conflicts only among claimants, and no fillers
+        class_weight: float = 20.0,          # weight of the class, where there are several, beside the person score
     ):
         super().__init__()
-        check_kinds(cls_loss, iou_loss, pose_cls_loss, pose_reg_loss)
         self.register_buffer("sigmas", torch.as_tensor(sigmas, dtype=torch.float32).clone(), persistent=False)
         self.weights = (cls_weight, iou_weight, dfl_weight, pose_cls_weight, pose_reg_weight)
-        self.terms = dict(cls_loss=cls_loss, iou_loss=iou_loss, pose_cls_loss=pose_cls_loss, pose_reg_loss=pose_reg_loss,
-                          rescale_pose_by_score=rescale_pose_by_score, average_over_ranks=average_over_ranks)
+        check_kinds(**(kinds := dict(cls_loss=cls_loss, iou_loss=iou_loss, pose_cls_loss=pose_cls_loss, pose_reg_loss=pose_reg_loss)))
+        self.terms = kinds | dict(rescale_pose_by_score=rescale_pose_by_score, average_over_ranks=average_over_ranks, class_weight=class_weight)
         self.assigner = dict(topk=topk, alpha=alpha, beta=beta, use_oks=assign_by_oks, ignore_unlabelled=ignore_unlabelled, claimants_only=claimants_only)
 
     def forward(
@@ -259,6 +276,6 @@ class PoseLoss(nn.Module):
         with torch.autocast(raw.joints.device.type, enabled=False):
             raw, targets = RawPoses(*(x.float() for x in raw)), Targets(*(x.float() for x in targets))
             found = assign_raw(raw, targets, self.sigmas, **self.assigner)
-            terms = loss_terms(raw, targets, found, self.sigmas, **self.terms, divisor=divisor)
+            *terms, scores = loss_terms(raw, targets, found, self.sigmas, **self.terms, divisor=divisor)
             parts = [weight * term for weight, term in zip(self.weights, terms)]
-            return LossParts(*parts, total=sum(parts), positives=found.positive.sum(), scores=terms[5])
+            return LossParts(*parts, sum(parts), found.positive.sum(), scores)

@@ -18,7 +18,7 @@ from .repvgg import fold_norm, plain_conv
 
 # %% auto #0
 __all__ = ['BINS', 'PRIOR', 'STRIDES', 'LEVELS', 'decode_sides', 'HeadConv', 'scaled_width', 'Head', 'flat', 'joints_in_pixels',
-           'Heads', 'decode', 'replace_joints']
+           'Heads', 'class_chances', 'decode', 'replace_joints', 'with_rows']
 
 # %% ../../nbs/2_model/34_head.ipynb #5423d210
 BINS = 17  # T, scores per side; lengths span 0..16 cells
@@ -82,6 +82,7 @@ class Head(nn.Module):
         pose_width: int,   # channels of the pose path
         pose_depth: int,   # convolutions of the pose path
         num_joints: int,   # K
+        num_classes: int = 0,  # C to tell apart
     ):
         super().__init__()
         self.pose_stem = HeadConv(ins, pose_width, 1)
@@ -90,14 +91,14 @@ class Head(nn.Module):
         self.reg_convs = nn.Sequential(HeadConv(box_width, box_width))
         self.pose_convs = nn.Sequential(*(HeadConv(pose_width, pose_width) for _ in range(pose_depth)))
         self.reg_pred = nn.Conv2d(box_width, 4 * BINS, 1)
-        self.cls_pred = nn.Conv2d(box_width, 1 + num_joints, 1)
+        self.cls_pred = nn.Conv2d(box_width, 1 + num_joints + num_classes, 1)
         self.pose_pred = nn.Conv2d(pose_width, 2 * num_joints, 1)
         nn.init.constant_(self.cls_pred.bias, -log((1 - PRIOR) / PRIOR))
 
     def forward(
         self,
         x: Tensor,                            # (B, ins, H, W)
-    ) -> tuple[Tensor, Tensor, Tensor]:       # scores (B, 1+K, H, W), sides (B, 4*T, H, W), offsets (B, 2K, H, W) cells
+    ) -> tuple[Tensor, Tensor, Tensor]:       # scores (B, 1+K+C, H, W), sides (B, 4*T, H, W), offsets (B, 2K, H, W) cells
         "The raw maps of one level."
         box = self.bbox_stem(x)
         return (self.cls_pred(self.cls_convs(box)), self.reg_pred(self.reg_convs(box)),
@@ -133,11 +134,12 @@ class Heads(nn.Module):
         ins: Sequence[int],  # channels of the three maps of the neck
         width: float,        # factor of the variant
         num_joints: int,     # K
+        num_classes: int = 0,  # C to tell apart
     ):
         super().__init__()
-        self.num_joints = num_joints
+        self.num_joints, self.num_classes = num_joints, num_classes
         self.head1, self.head2, self.head3 = (
-            Head(channels, scaled_width(box, width), scaled_width(pose, width), depth, num_joints)
+            Head(channels, scaled_width(box, width), scaled_width(pose, width), depth, num_joints, num_classes)
             for channels, (box, pose, depth) in zip(ins, LEVELS))
 
     def forward(
@@ -150,7 +152,16 @@ class Heads(nn.Module):
         points, strides = grid_points(sizes, STRIDES, maps[0].device)
         scores, sides, offsets = (flat(part) for part in zip(*levels))
         joints = joints_in_pixels(offsets, points, strides)
-        return RawPoses(scores[..., :1], sides, joints, scores[..., 1:], points, strides)
+        person, chances, classes = scores.split((1, self.num_joints, self.num_classes), -1)
+        return RawPoses(torch.cat((person, classes), -1) if self.num_classes else person, sides, joints, chances, points, strides)
+
+
+def class_chances(
+    logits: Tensor,  # (..., 1), or (..., 1 + C) with the classes behind
+) -> Tensor:         # (...) person score; or (..., 1 + C), then the chance of each class
+    "Scores of persons, and of their classes where there are several."
+    person = logits[..., :1].sigmoid()
+    return torch.cat((person, logits[..., 1:].softmax(-1)), -1) if logits.shape[-1] > 1 else person[..., 0]
 
 
 def decode(
@@ -159,20 +170,38 @@ def decode(
     "Boxes from side distributions, scores from logits."
     sides = decode_sides(raw.box_bins.float(), raw.box_bins.shape[-1] // 4) * raw.strides
     boxes = sides_to_boxes(raw.points, sides)
-    return DecodedPoses(boxes, raw.cls_logits[..., 0].float().sigmoid(), raw.joints, raw.joint_logits.float().sigmoid())
+    return DecodedPoses(boxes, class_chances(raw.cls_logits.float()), raw.joints, raw.joint_logits.float().sigmoid())
 
 # %% ../../nbs/2_model/34_head.ipynb #630c6ea7
 def replace_joints(
-    heads: Heads,     # changed in place
-    num_joints: int,  # K, from now on
+    heads: Heads,            # changed in place
+    sources: Sequence[int | None],  # for each of the K joints from now on the old joint that it was; None: it is new
+    num_classes: int = 0,    # C, from now on
+    same_classes: bool = False,  # they are the old ones
 ) -> None:
-    "Gives the head another number of joints. Person score, box branch and all features stay."
+    "Gives the head other joints and classes. Person score, box branch, all features and the rows of old joints stay."
+    kept = [(k, old) for k, old in enumerate(sources) if old is not None]
+    rows = [(0, 0), *((1 + k, 1 + old) for k, old in kept)]
+    if same_classes:
+        rows += [(1 + len(sources) + n, 1 + heads.num_joints + n) for n in range(num_classes)]
+    offsets = [(2 * k + axis, 2 * old + axis) for k, old in kept for axis in (0, 1)]
     for head in (heads.head1, heads.head2, heads.head3):
-        old_cls, old_pose = head.cls_pred, head.pose_pred
-        kind = dict(device=old_cls.weight.device, dtype=old_cls.weight.dtype)
-        head.cls_pred = nn.Conv2d(old_cls.in_channels, 1 + num_joints, 1, **kind)
-        head.pose_pred = nn.Conv2d(old_pose.in_channels, 2 * num_joints, 1, **kind)
-        nn.init.constant_(head.cls_pred.bias, -log((1 - PRIOR) / PRIOR))
-        with torch.no_grad():
-            head.cls_pred.weight[0], head.cls_pred.bias[0] = old_cls.weight[0], old_cls.bias[0]
-    heads.num_joints = num_joints
+        head.cls_pred = with_rows(head.cls_pred, 1 + len(sources) + num_classes, rows, -log((1 - PRIOR) / PRIOR))
+        head.pose_pred = with_rows(head.pose_pred, 2 * len(sources), offsets)
+    heads.num_joints, heads.num_classes = len(sources), num_classes
+
+
+@torch.no_grad()
+def with_rows(
+    layer: nn.Conv2d,                   # 1x1
+    outs: int,                          # output channels of the new one
+    rows: Sequence[tuple[int, int]],    # new channel, and the old one that it was
+    bias: float | None = None,          # of new channels; None: drawn
+) -> nn.Conv2d:
+    "A layer with other outputs, some of which are old ones."
+    made = nn.Conv2d(layer.in_channels, outs, 1, device=layer.weight.device, dtype=layer.weight.dtype)
+    if bias is not None:
+        nn.init.constant_(made.bias, bias)
+    new, old = (list(part) for part in zip(*rows)) if rows else ([], [])
+    made.weight[new], made.bias[new] = layer.weight[old], layer.bias[old]
+    return made

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..core.skeleton import COCO17, Skeleton, get_skeleton
+from ..core.skeleton import COCO17, Skeleton, get_skeleton, same_joints
 from ..core.structures import DecodedPoses, RawPoses
 from .backbone import Backbone, StageSpec
 from .head import Heads, decode, replace_joints
@@ -80,7 +80,7 @@ class YoloNASPose(nn.Module):
         self.variant, self.skeleton, self.metadata = variant, get_skeleton(skeleton), {}
         self.backbone = Backbone(numbers.stem, numbers.stages)
         self.neck = Neck(self.backbone.widths, numbers.neck)
-        self.heads = Heads(self.neck.widths, numbers.head_width, self.skeleton.num_joints)
+        self.heads = Heads(self.neck.widths, numbers.head_width, self.skeleton.num_joints, self.skeleton.num_classes)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps, module.momentum = NORM_EPS, numbers.norm_momentum
@@ -109,9 +109,9 @@ class YoloNASPose(nn.Module):
         return self.backbone.stem.conv.rbr_reparam is not None
 
     def replace_skeleton(self, skeleton: Skeleton | str) -> YoloNASPose:
-        "The model, with other joints: person score, boxes and features stay."
-        self.skeleton = get_skeleton(skeleton)
-        replace_joints(self.heads, self.skeleton.num_joints)
+        "The model, with other joints and classes: person score, boxes, features, and joints of known names stay."
+        old, self.skeleton = self.skeleton, get_skeleton(skeleton)
+        replace_joints(self.heads, same_joints(old, self.skeleton), self.skeleton.num_classes, old.classes == self.skeleton.classes)
         return self
 
     def predict(self, source: Any, **options: Any) -> PosePredictions:

@@ -66,7 +66,7 @@ def check_candidates(
     if good & total.isfinite():
         return
     if not good:
-        images = scores.isnan().any(1).nonzero().flatten().tolist()
+        images = scores.isnan().flatten(1).any(1).nonzero().flatten().tolist()
         if images:
             raise ValueError(f"scores of images {images} in the batch are NaN: check weights and input for infinity")
         raise ValueError(f"scores reach from {scores.min():.3g} to {scores.max():.3g}, not 0..1: are they logits?")
@@ -96,11 +96,12 @@ def postprocess(
     check_settings(conf, iou, pre_nms, post_nms)
     check_candidates(decoded)
     found = []
-    for boxes, scores, joints, joint_scores in zip(*decoded):
+    for boxes, chances, joints, joint_scores in zip(*decoded):
+        scores, classes = (chances[:, 0], chances[:, 1:].argmax(1)) if chances.ndim == 2 else (chances, None)
         best = best_likely(scores, conf, pre_nms)
         kept = best[nms(boxes[best], scores[best], iou)[:post_nms]]
         poses = torch.cat((joints[kept], joint_scores[kept, :, None]), -1)
-        found.append(Poses(boxes[kept].float(), poses.float(), scores[kept].float()))
+        found.append(Poses(boxes[kept].float(), poses.float(), scores[kept].float(), None if classes is None else classes[kept]))
     return found
 
 # %% ../../nbs/2_model/38_postprocess.ipynb #6282662d
@@ -109,6 +110,5 @@ def to_source(
     map: np.ndarray,  # (2, 3) from source px to input px, as `letterbox` returns it
 ) -> Poses:           # NumPy, source px
     "Poses in pixels of the photograph. Nothing is clipped."
-    boxes, joints, scores = poses.numpy()
-    back = invert(np.asarray(map))
-    return Poses(apply_boxes(back, boxes), apply_joints(back, joints), scores)
+    poses, back = poses.numpy(), invert(np.asarray(map))
+    return poses._replace(bboxes_xyxy=apply_boxes(back, poses.bboxes_xyxy), poses=apply_joints(back, poses.poses))

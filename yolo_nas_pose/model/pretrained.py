@@ -19,7 +19,7 @@ from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 import torch
 
-from ..core.skeleton import COCO17, Skeleton, get_skeleton
+from ..core.skeleton import COCO17, Skeleton, get_skeleton, same_joints
 from ..core.system import progress_bar
 from .network import VARIANTS, YoloNASPose, count_operations, count_parameters, find_variant
 from .weights import (WeightsError, WeightsFileError, carry_licence, load_checkpoint, load_weights, read_checkpoint,
@@ -243,13 +243,17 @@ def adapt(
     num_joints: int | None,           # K; None or its own number: nothing changes
     skeleton: Skeleton | str | None,  # wins over the number
 ) -> YoloNASPose:
-    "The model with the joints that are meant; the joint rows begin anew if they are others."
+    "The model with the joints that are meant; rows of joints and classes that it does not know begin anew."
     if skeleton is None and num_joints in (None, model.skeleton.num_joints):
         return model
     wanted = make_skeleton(num_joints, skeleton)
-    if wanted.joints != model.skeleton.joints:
-        print(f"the weights know the joints of {model.skeleton.name}, not those of {wanted.name}: the rows of the joints in the last layers "
-              f"(pose_pred, cls_pred) begin anew, {wanted.num_joints} joints; all else is kept", file=sys.stderr)
+    def meaning(one): return one.joints, one.classes if one.num_classes else ()
+    if meaning(wanted) != meaning(model.skeleton):
+        new = [joint for joint, old in zip(wanted.joints, same_joints(model.skeleton, wanted)) if old is None]
+        classes = [f"{wanted.num_classes} classes"] if wanted.num_classes and wanted.classes != model.skeleton.classes else []
+        print(f"the weights know the joints of {model.skeleton.name}, not those of {wanted.name}. In the last layers (pose_pred, cls_pred) begin anew: "
+              f"{', '.join([*classes, f'{len(new)} of {wanted.num_joints} joints'])}"
+              f"{' (' + ', '.join(new[:3]) + (', ...' if len(new) > 3 else '') + ')' if new else ''}; all else is kept", file=sys.stderr)
         return model.replace_skeleton(wanted).eval()
     model.skeleton = wanted
     return model

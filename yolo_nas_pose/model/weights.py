@@ -106,11 +106,10 @@ def joint_keys(
     shapes: Mapping[str, tuple[int, ...]],       # as the model has it
     detector: bool,                              # whether it was a detector
 ) -> set[str]:                                   # keys of the model
-    "The keys that a file of another number of joints, or a detector, may leave as they are."
-    layers = ("cls_pred", *JOINT_LAYERS) if detector else ("cls_pred", "pose_pred")
-    key = "heads.head1.pose_pred.bias"
-    same = not detector and key in state and tuple(state[key].shape) == shapes[key]
-    return set() if same else {key for key in shapes if key.startswith("heads.") and key.split(".")[2] in layers}
+    "The keys that a file of other numbers of joints or classes, or a detector, may leave as they are."
+    def differs(layer): return detector or tuple(getattr(state.get(f"heads.head1.{layer}.bias"), "shape", ())) != shapes[f"heads.head1.{layer}.bias"]
+    layers = ["cls_pred", *(JOINT_LAYERS if detector else ["pose_pred"])] if differs("pose_pred") else ["cls_pred"] if differs("cls_pred") else []
+    return {key for key in shapes if key.startswith("heads.") and key.split(".")[2] in layers}
 
 # %% ../../nbs/2_model/37_weights.ipynb #1719a332
 def some(keys: Iterable[str], most: int = 3) -> str:
@@ -203,7 +202,9 @@ def merge_states(
     "What the file knows, and for the rest what the model had."
     whole = {key: value for key, value in new.items() if key not in free}
     scores = [key for key in new if key in free and ".cls_pred." in key]
-    person = {key: torch.cat((new[key][:1].to(own[key]), own[key][1:])) for key in scores}
+    pose = "heads.head1.pose_pred.bias"
+    same = 1 if pose in free else 1 + len(own[pose]) // 2  # rows that mean the same: the person, and joints if they are as many
+    person = {key: torch.cat((new[key][:same].to(own[key]), own[key][same:])) for key in scores}
     return own | whole | person
 
 # %% ../../nbs/2_model/37_weights.ipynb #b12b5721

@@ -33,13 +33,14 @@ __all__ = ['coco_results', 'detect', 'collect_results', 'crowd_scores', 'keep_re
 def coco_results(
     poses: Poses,         # of one image, source px
     image_id: int,        # as in the labels
-    category_id: int = 1,  # as in the labels
+    category_ids: Sequence[int] = (1,),  # as in the labels; one for each class, or one for all
 ) -> list[dict]:          # one per person, best first
     "Poses as COCO results."
-    boxes, joints, scores = poses.numpy()
+    boxes, joints, scores, classes = poses.numpy()
     corners = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]) if len(boxes) else boxes
-    return [{"image_id": int(image_id), "category_id": category_id, "score": float(score), "bbox": box.tolist(),
-             "keypoints": person.astype(float).ravel().tolist()} for box, person, score in zip(corners, joints, scores)]
+    kinds = np.zeros(len(boxes), int) if classes is None or len(category_ids) == 1 else classes
+    return [{"image_id": int(image_id), "category_id": category_ids[kind], "score": float(score), "bbox": box.tolist(),
+             "keypoints": person.astype(float).ravel().tolist()} for box, person, score, kind in zip(corners, joints, scores, kinds)]
 
 # %% ../../nbs/5_training/52_evaluate.ipynb #d74c10b2
 @torch.no_grad()
@@ -49,7 +50,7 @@ def detect(
     conf: float = .01,        # lowest person score
     iou: float = .7,          # of NMS
     post_nms: int = 30,       # most people of an image
-    category_id: int = 1,     # as in the labels
+    category_ids: Sequence[int] = (1,),  # as in the labels; one for each class, or one for all
     progress: bool = True,    # a bar, unless the output is a file
 ) -> list[dict]:              # COCO results in source px
     "What a model finds in all images of a loader."
@@ -59,7 +60,7 @@ def detect(
     for batch in progress_bar(loader, "evaluating", show=progress):
         decoded = model.decode(model(to_input(batch.images.to(device, non_blocking=True))))
         for poses, image_id, map in zip(postprocess(decoded, conf, iou, post_nms=post_nms), batch.image_ids, batch.maps):
-            results += coco_results(to_source(poses, map), image_id, category_id)
+            results += coco_results(to_source(poses, map), image_id, category_ids)
     model.train(training)
     return results
 
@@ -81,8 +82,8 @@ def collect_results(
 ) -> list[dict]:           # COCO results of all images, once each
     "What a model finds in all images. Warns about images that cannot be read; raises DataError if they are too many."
     loader = make_loader(dataset, image_size, batch_size, workers=workers, rank=rank, world=world)
-    category = dataset.ground_truth()["categories"][0]["id"]
-    results, broken = detect(model, loader, conf, iou, most, category, progress), dataset.broken()
+    categories = [category["id"] for category in dataset.ground_truth()["categories"]]
+    results, broken = detect(model, loader, conf, iou, most, categories, progress), dataset.broken()
     if gather is not None:
         results, broken = gather(results), sorted(set(gather(broken)))
     check_broken(dataset, broken, max_broken)

@@ -83,6 +83,7 @@ class LossKeys(BaseModel):
     dfl_weight: float = Field(.01, ge=0)               # of the side distributions; 0.5 for M and L
     pose_cls_weight: float = Field(1., ge=0)           # of the joint confidence
     pose_reg_weight: float = Field(34., ge=0)          # of the joint positions; 10 for M and L
+    class_weight: float = Field(20., ge=0)             # of the class, where labels have several with the same joints
     rescale_pose_by_score: bool = True                 # joint losses count by target score; False: all positives alike
     assign_by_oks: bool = True                         # quality is IoU times OKS; False: IoU alone
     claimants_only: bool = True                        # conflicts only among claimants

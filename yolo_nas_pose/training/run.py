@@ -113,7 +113,7 @@ def build_loss(
 ) -> PoseLoss:
     "The loss of a recipe."
     names = ("cls_loss", "iou_loss", "pose_cls_loss", "pose_reg_loss", "cls_weight", "iou_weight", "dfl_weight",
-             "pose_cls_weight", "pose_reg_weight", "rescale_pose_by_score", "assign_by_oks", "claimants_only", "ignore_unlabelled",
+             "pose_cls_weight", "pose_reg_weight", "class_weight", "rescale_pose_by_score", "assign_by_oks", "claimants_only", "ignore_unlabelled",
              "average_over_ranks")
     return PoseLoss(skeleton.sigmas, **{name: getattr(recipe, name) for name in names})
 
@@ -288,6 +288,9 @@ def start_run(
     skeleton, images = train_set.skeleton, Tolerant(train_set)
     with accelerator.local_main_process_first():  # one process downloads for all
         model = build_model(recipe, skeleton, (folder / STATE).exists()) if model is None else model
+    if model.skeleton.num_classes and model.skeleton.classes != skeleton.classes or skeleton.num_classes != model.skeleton.num_classes:
+        raise RecipeError(f"the model tells {model.skeleton.classes or 'no classes'} apart, the labels {skeleton.classes or 'none'}. Open the labels with "
+                          f"the skeleton of the model, or give the model theirs: model.replace_skeleton(data.skeleton)")
     if model.skeleton.joints == skeleton.joints:
         model.skeleton = skeleton  # with the sigmas of this run
     model = model.to(memory_format=torch.channels_last) if recipe.channels_last else model
