@@ -203,7 +203,7 @@ def merge_states(
     whole = {key: value for key, value in new.items() if key not in free}
     scores = [key for key in new if key in free and ".cls_pred." in key]
     pose = "heads.head1.pose_pred.bias"
-    same = 1 if pose in free else 1 + len(own[pose]) // 2  # rows that mean the same: the person, and joints if they are as many
+    same = 1 if pose in free or pose not in own else 1 + len(own[pose]) // 2  # rows that mean the same: the person, and joints if they are as many
     person = {key: torch.cat((new[key][:same].to(own[key]), own[key][same:])) for key in scores}
     return own | whole | person
 
