@@ -46,11 +46,11 @@ def disagreement(
     teacher: RawPoses,  # without
 ) -> Tensor:            # scalar, of one sure anchor
     "How differently two models see the same images."
-    sure = teacher.cls_logits.sigmoid()  # (B, A, 1)
+    sure = teacher.cls_logits[..., :1].sigmoid()  # (B, A, 1)
     weight = sure / sure.sum().clamp(min=1)
     told = teacher.joint_logits.sigmoid()
-    person = (binary_cross_entropy_with_logits(student.cls_logits, sure, reduction="none")
-              - binary_cross_entropy_with_logits(teacher.cls_logits, sure, reduction="none")).sum() / sure.sum().clamp(min=1)
+    person = (binary_cross_entropy_with_logits(student.cls_logits[..., :1], sure, reduction="none")
+              - binary_cross_entropy_with_logits(teacher.cls_logits[..., :1], sure, reduction="none")).sum() / sure.sum().clamp(min=1)
     known = (binary_cross_entropy_with_logits(student.joint_logits, told, reduction="none") * weight).sum() / told.shape[-1]
     moved = smooth_l1_loss(student.joints / student.strides[:, None], teacher.joints / teacher.strides[:, None], reduction="none", beta=.1)
     places = (moved.sum(-1) * told * weight).sum() / told.shape[-1]

@@ -28,10 +28,10 @@ def output_error(
     reference: RawPoses,  # of the float model, same images
 ) -> tuple[float, float]:  # mean move of a joint, input px; mean change of the person score, 0..1
     "How far the outputs of two models are apart."
-    sure = reference.cls_logits.sigmoid()  # (B, A, 1)
+    sure = reference.cls_logits[..., :1].sigmoid()  # (B, A, 1)
     weight = sure * reference.joint_logits.sigmoid()
     moves = (raw.joints - reference.joints).norm(dim=-1)
-    change = (raw.cls_logits.sigmoid() - sure).abs()
+    change = (raw.cls_logits[..., :1].sigmoid() - sure).abs()
     return float((moves * weight).sum() / weight.sum()), float((change * sure).sum() / sure.sum())
 
 # %% ../../nbs/6_deploy/66_sensitivity.ipynb #14be3d5a
